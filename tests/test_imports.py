@@ -1,0 +1,52 @@
+"""The arrows between rooms, read off the source: who may import whom."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = {
+    "models": set(),
+    "samplers": set(),
+    "weights": {"models", "samplers"},
+    "train": {"models", "samplers", "weights"},
+    "photoswap": {"models", "samplers", "weights"},
+}
+# The command line and the demo join learning with swapping; nothing else does.
+DOORS = ("photoswap/__main__.py", "photoswap/cli*.py", "photoswap/commands/*.py", "photoswap/demo.py")
+FOREIGN = {"diffusers", "transformers"}
+SOURCES = sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+TESTS = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level packages that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0] if node.level == 0 else path.parts[0])
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_rooms_import_along_the_arrows(path):
+    room = path.parts[0]
+    allowed = {room} | ROOMS[room]
+    if any(path.match(door) for door in DOORS):
+        allowed.add("train")
+    assert imported(path) & set(ROOMS) <= allowed
+
+
+@pytest.mark.parametrize("path", SOURCES + TESTS, ids=str)
+def test_networks_are_our_own(path):
+    assert not imported(path) & FOREIGN
+
+
+def test_every_package_is_shipped():
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    written = {".".join(path.parent.parts) for path in SOURCES}
+    assert written <= listed
