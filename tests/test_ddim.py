@@ -1,0 +1,87 @@
+"""The DDIM update, its two directions, and whole trajectories against known answers and stored ones."""
+
+import pytest
+import torch
+
+from samplers import Schedule, invert, move, sample
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def gaussian_eps(schedule, mean, deviation):
+    """E[eps | z_t] when x0 is normal with this mean and standard deviation, in closed form."""
+
+    def eps(latents, step):
+        alpha = float(schedule.alpha_bar[step.t])
+        variance = alpha * deviation**2 + 1 - alpha
+        return (1 - alpha) ** 0.5 * (latents - alpha**0.5 * mean) / variance
+
+    return eps
+
+
+def test_there_and_back_is_the_identity():
+    latents, eps = noise(2, 4, 3, 3, seed=1), noise(2, 4, 3, 3, seed=2)
+    there = move(latents, eps, 0.9991, 0.0058)
+    assert torch.allclose(move(there, eps, 0.0058, 0.9991), latents, atol=1e-12)  # float64 rounding over 1/0.076
+    assert torch.allclose(move(latents, eps, 0.5, 0.5), latents, atol=1e-12)
+    assert move(latents.float(), eps.float(), 0.9, 0.1).dtype == torch.float32
+
+
+@pytest.mark.parametrize("n", [1, 3, 50, 333, 1000])
+def test_there_and_back_along_a_fixed_noise_for_any_number_of_steps(n):
+    schedule, latents, fixed = Schedule(), noise(1, 4, 2, 2, seed=1), noise(1, 4, 2, 2, seed=2)
+    trajectory = invert(lambda z, s: fixed, latents, schedule.inversion(n))
+    assert len(trajectory) == n + 1 and trajectory[0] is latents
+    back = sample(lambda z, s: fixed, trajectory[-1], schedule.sampling(n))
+    assert torch.allclose(back, latents, atol=1e-10)  # float64 rounding over up to 2000 moves
+
+
+def test_sampling_gaussian_data_lands_on_its_distribution():
+    """The flow maps normal to normal: z = mean_t + deviation_t * u carries u along unchanged."""
+    schedule, mean, deviation, u = Schedule(), 1.5, 0.4, noise(1, 4, 8, 8)
+    eps, errors = gaussian_eps(schedule, mean, deviation), {}
+
+    def marginal(alpha):
+        return alpha**0.5 * mean + (alpha * deviation**2 + 1 - alpha) ** 0.5 * u
+
+    for n in (50, 1000):
+        steps = schedule.sampling(n)
+        landed = sample(eps, marginal(steps[0].alpha_from), steps)
+        errors[n] = (landed - marginal(steps[-1].alpha_to)).abs().max().item()
+    assert errors[1000] < 0.01  # a first-order integrator, against a deviation of 0.4
+    assert errors[1000] < errors[50] / 5  # and the error shrinks with the step
+
+
+def test_inverting_gaussian_data_and_sampling_comes_back():
+    schedule, latents = Schedule(), 1.5 + 0.4 * noise(1, 4, 8, 8)
+    eps = gaussian_eps(schedule, 1.5, 0.4)
+    back = sample(eps, invert(eps, latents, schedule.inversion(1000))[-1], schedule.sampling(1000))
+    assert (back - latents).abs().max() < 0.02  # first order: eps is taken at the destination when inverting
+
+
+def test_after_sees_every_step_and_edits_the_latents():
+    schedule, seen = Schedule(), []
+    steps = schedule.sampling(5)
+    out = sample(lambda z, s: z, noise(1, 1, 1, 1), steps, after=lambda z, s: seen.append(s) or torch.zeros_like(z))
+    assert seen == steps and out.item() == 0
+
+
+def test_progress_wraps_the_steps_and_nothing_asks_for_gradients():
+    schedule, shown = Schedule(), []
+
+    def progress(steps):
+        for step in steps:
+            shown.append(step.index)
+            yield step
+
+    latents = noise(1, 4, 2, 2).requires_grad_()
+    trajectory = invert(lambda z, s: z, latents, schedule.inversion(4), progress=progress)
+    assert shown == [3, 2, 1, 0] and not trajectory[-1].requires_grad
+
+
+@pytest.mark.parametrize("alphas", [(0.0, 0.5), (0.5, 1.5), (-0.1, 0.5)])
+def test_impossible_levels_are_refused(alphas):
+    with pytest.raises(ValueError, match="alpha_bar"):
+        move(noise(1), noise(1), *alphas)
