@@ -1,0 +1,79 @@
+"""Attention, written as the paper's reader expects it.
+
+Photoswap (arXiv:2305.18286), Eq. 2: phi = M v with M = softmax(q k^T / sqrt d), all of q, k, v projected from the
+picture (`SelfAttention`); Eq. 3: psi = A v, with k and v projected from the text (`CrossAttention`). Both share one
+core, `Attention`. Without a map hook the map is never built and the fused kernel runs.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from models.hooks import NO_HOOK, Edit, Hook, Projections
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    """softmax(q k^T / sqrt d) v by the fused kernel, which never holds the map.
+
+    q: (b h n d); k, v: (b h m d). causal: query i sees keys 0..i only. Returns (b h n d).
+    """
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+
+def mapped_attention(q: Tensor, k: Tensor, v: Tensor, edit: Edit) -> Tensor:
+    """The same product with the map built, so that `edit` can read or replace it.
+
+    The logits and the softmax are at least float32, autocast or not: SD 2.1's logits overflow half precision. edit:
+    given the probabilities (b h n m), returns those to use. Returns (b h n d) in the dtype of v.
+    """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    with torch.autocast(q.device.type, enabled=False):
+        logits = (q.to(wide) * q.shape[-1] ** -0.5) @ k.to(wide).mT
+        return edit(logits.softmax(dim=-1)).to(v.dtype) @ v
+
+
+class Attention(nn.Module):
+    """The core of self- and cross-attention: project, attend, project back, with a hook in each gap.
+
+    channels: of x (b n channels) and of the result. context_channels: of what keys and values are projected from.
+    bias: whether q, k and v have one (the U-Net's have none).
+    """
+
+    def __init__(self, channels: int, context_channels: int, heads: int, bias: bool = False) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(channels, channels, bias=bias)
+        self.to_k = nn.Linear(context_channels, channels, bias=bias)
+        self.to_v = nn.Linear(context_channels, channels, bias=bias)
+        self.to_out = nn.Linear(channels, channels)
+
+    def project(self, x: Tensor, context: Tensor) -> Projections:
+        """Queries (b h n d) of x and keys and values (b h m d) of context."""
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
+        return self.split(q), self.split(k), self.split(v)
+
+    def split(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b n (h d) -> b h n d", h=self.heads)
+
+    def combine(self, x: Tensor, context: Tensor, hook: Hook) -> Tensor:
+        q, k, v = hook.qkv(*self.project(x, context))
+        heads = attend(q, k, v) if hook.map is None else mapped_attention(q, k, v, hook.map)
+        return self.to_out(hook.output(rearrange(heads, "b h n d -> b n (h d)")))
+
+
+class SelfAttention(Attention):
+    """Photoswap Eq. 2, phi = M v: every place of the picture looks at every other. x: (b n c)."""
+
+    def __init__(self, channels: int, heads: int, bias: bool = False) -> None:
+        super().__init__(channels, channels, heads, bias)
+
+    def forward(self, x: Tensor, hook: Hook = NO_HOOK) -> Tensor:
+        return self.combine(x, x, hook)
+
+
+class CrossAttention(Attention):
+    """Photoswap Eq. 3, psi = A v: every place of the picture looks at every token. x: (b n c), context: (b m c')."""
+
+    def forward(self, x: Tensor, context: Tensor, hook: Hook = NO_HOOK) -> Tensor:
+        return self.combine(x, context, hook)

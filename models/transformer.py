@@ -1,0 +1,71 @@
+"""The transformer inside the U-Net: self-attention, cross-attention and a gated feed-forward layer.
+
+Latent diffusion (arXiv:2112.10752), section 3.3 and appendix E.2.1. The two attention layers are the only places where
+a table of hooks is looked up.
+"""
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from models.attention import CrossAttention, SelfAttention
+from models.blocks import zeroed
+from models.hooks import NO_HOOKS, Hooks, Site, look_up
+
+
+class GEGLU(nn.Module):
+    """Gated feed-forward layer (arXiv:2002.05202): four times wider inside, one half gating the other by exact GELU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.proj_in = nn.Linear(channels, 8 * channels)
+        self.proj_out = nn.Linear(4 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj_in(x).chunk(2, dim=-1)
+        return self.proj_out(value * F.gelu(gate))
+
+
+class TransformerBlock(nn.Module):
+    """x (b n c) moved by self-attention, by the context (b m c') and by a feed-forward layer, each normalised first."""
+
+    def __init__(self, channels: int, context_channels: int, heads: int, site: Site) -> None:
+        super().__init__()
+        self.self_site, self.cross_site = site._replace(kind="self"), site._replace(kind="cross")
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = SelfAttention(channels, heads)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attn2 = CrossAttention(channels, context_channels, heads)
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = GEGLU(channels)
+
+    def forward(self, x: Tensor, context: Tensor, hooks: Hooks = NO_HOOKS) -> Tensor:
+        x = x + self.attn1(self.norm1(x), look_up(hooks, self.self_site))
+        x = x + self.attn2(self.norm2(x), context, look_up(hooks, self.cross_site))
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the places of a picture, (b c h w) in and out, added to their input.
+
+    site: the address of the first block's layers; later blocks count on from it. proj_in and proj_out are Linear; the
+    1x1 convolutions of SD 1.x are the same matrices.
+    """
+
+    def __init__(
+        self, channels: int, context_channels: int, heads: int, groups: int, site: Site, depth: int = 1
+    ) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(channels, context_channels, heads, site._replace(layer=site.layer + k))
+            for k in range(depth)
+        )
+        self.proj_out = zeroed(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, context: Tensor, hooks: Hooks = NO_HOOKS) -> Tensor:
+        tokens = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))
+        for block in self.blocks:
+            tokens = block(tokens, context, hooks)
+        return x + rearrange(self.proj_out(tokens), "b (h w) c -> b c h w", h=x.shape[2])
