@@ -23,7 +23,7 @@ EPS = 1e-5
 class Stage(nn.Module):
     """The layers of one resolution on one side of the U, in execution order; `UNet.forward` runs them.
 
-    inputs: channels that come into each ResBlock. attention: whether a transformer follows every one of them.
+    inputs: channels that come into each ResBlock. transformers: how many; each follows the ResBlock of its number.
     """
 
     def __init__(self, config: UNetConfig, inputs: Sequence[int], width: int, site: Site, transformers: int) -> None:
@@ -84,6 +84,7 @@ class UNet(nn.Module):
         time = self.time_embedding(self._timesteps(t, latents))
         x = self.conv_in(latents)
         skips = [x]
+        stage: Any  # a ModuleList forgets that it holds Stages
         for stage in self.down:
             for j in range(len(stage.resblocks)):
                 x = self._layer(stage, j, x, time, context, hooks)

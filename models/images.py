@@ -1,0 +1,90 @@
+"""Pictures: files, PIL images and tensors (3 h w) in [-1, 1]."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Read a picture as RGB, turned upright as its EXIF says, transparency laid over white.
+
+    Raises ValueError with one sentence when there is no such file, when it is no picture, and when it is cut short.
+    """
+    try:
+        image = Image.open(path)
+    except FileNotFoundError:
+        raise ValueError(f"no such picture: {path}") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not a picture that can be read; give a PNG, JPEG or WebP file") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder; give the path of one picture") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{path} has too many pixels to be opened safely; make it smaller first") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be opened: {error.strerror or error}") from None
+    try:
+        with image:
+            return _rgb(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError, EOFError):
+        raise ValueError(f"{path} is a damaged picture: the file is cut short or corrupt; fetch it again") from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """A picture as float32 (3 h w) in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(image.convert("RGB")))
+    return pixels.permute(2, 0, 1).to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def to_image(tensor: Tensor) -> Image.Image:
+    """A tensor (3 h w) as a picture; values outside [-1, 1] are clipped. Raises ValueError for other shapes."""
+    if tensor.dim() != 3 or tensor.shape[0] != 3:
+        raise ValueError(f"the picture is {tuple(tensor.shape)}; wanted (3, h, w): one row of the batch at a time")
+    wide = tensor.detach().to("cpu", torch.promote_types(tensor.dtype, torch.float32))
+    pixels = ((wide.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Cut the largest centred part of the shape of `size`, (width, height), and resize it to that."""
+    if min(size) < 1:
+        raise ValueError(f"size is {size}; wanted a width and a height of at least 1")
+    return image.copy() if image.size == tuple(size) else ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+
+
+def grid(images: Sequence[Image.Image], labels: Sequence[str] | None = None, columns: int | None = None) -> Image.Image:
+    """Pictures side by side on white, each with its label beneath; columns: pictures in a row, all by default.
+
+    Pictures of other sizes than the largest are centred in its cell. Raises ValueError when there are no pictures, or
+    not a label for each.
+    """
+    if not images:
+        raise ValueError("no pictures to lay out; give at least one")
+    if labels is not None and len(labels) != len(images):
+        raise ValueError(f"{len(labels)} labels for {len(images)} pictures; give one for each")
+    columns = min(columns or len(images), len(images))
+    width, height = (max(image.size[axis] for image in images) for axis in (0, 1))
+    font_size, gap = max(11, width // 20), max(4, width // 40)
+    text_height = 0 if labels is None else round(1.6 * font_size)
+    step_x, step_y = width + gap, height + text_height + gap
+    sheet = Image.new("RGB", (columns * step_x + gap, math.ceil(len(images) / columns) * step_y + gap), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(font_size)
+    for i, image in enumerate(images):
+        x, y = gap + i % columns * step_x, gap + i // columns * step_y
+        sheet.paste(image, (x + (width - image.width) // 2, y + (height - image.height) // 2))
+        if labels is not None:
+            draw.text((x + width // 2, y + height + text_height // 2), labels[i], fill="black", font=font, anchor="mm")
+    return sheet

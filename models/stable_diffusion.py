@@ -1,0 +1,61 @@
+"""The three networks of latent diffusion (arXiv:2112.10752, figure 3) as one value, and the doors between them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.config import ModelConfig
+from models.text_encoder import TextEncoder
+from models.tokenizer import Tokenizer
+from models.unet import UNet
+from models.vae import Autoencoder
+
+
+@dataclass
+class StableDiffusion:
+    """U-Net, autoencoder, text encoder and tokenizer of one checkpoint, with its configuration.
+
+    schedule: the noise schedule the U-Net was trained with; carried along for those who sample, never used here.
+    Gradients flow through every method; callers who want none say torch.no_grad().
+    """
+
+    unet: UNet
+    vae: Autoencoder
+    text_encoder: TextEncoder
+    tokenizer: Tokenizer
+    schedule: Any
+    config: ModelConfig
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net's parameters are."""
+        return self.unet.conv_in.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the U-Net's parameters."""
+        return self.unet.conv_in.weight.dtype
+
+    def encode_text(self, texts: str | Sequence[str]) -> Tensor:
+        """Prompts to context, (b 77 width); a single prompt is a batch of one."""
+        return self.text_encoder(self.tokenizer(texts).to(self.text_encoder.token_embedding.weight.device))
+
+    def encode_image(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Pictures (b 3 h w) in [-1, 1] to scaled latents (b 4 h/8 w/8), at least float32.
+
+        The mean of the encoder's Gaussian, or a draw from it when a generator is given.
+        """
+        weight = self.vae.quant_conv.weight
+        moments = self.vae.encode(images.to(weight.device, weight.dtype))
+        moments = moments.to(torch.promote_types(moments.dtype, torch.float32))
+        latents = self.vae.mean(moments) if generator is None else self.vae.sample(moments, generator)
+        return latents * self.config.vae.scale_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents (b 4 h w) to pictures (b 3 8h 8w), at least float32, clipped to [-1, 1]."""
+        weight = self.vae.quant_conv.weight
+        images = self.vae.decode((latents / self.config.vae.scale_factor).to(weight.device, weight.dtype))
+        return images.to(torch.promote_types(images.dtype, torch.float32)).clamp(-1.0, 1.0)

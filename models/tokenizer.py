@@ -1,0 +1,64 @@
+"""Prompts to token ids, over CLIP's byte-pair vocabulary as open_clip ships it (arXiv:2103.00020, section 2.4).
+
+The vocabulary and the splitting are open_clip's; framing and padding are here, because the official models differ in
+them: SD 2.x fills up with token 0, SD 1.x with the end-of-text token. The padding of the empty prompt alone decides
+what classifier-free guidance pushes away from.
+"""
+
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+
+@cache
+def _vocabulary() -> Any:
+    # open_clip takes seconds to import, and only those who tokenize should wait for it
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer()
+
+
+class Tokenizer:
+    """Texts to ids (b length): start of text, the words' pieces, end of text, padding.
+
+    padding: "zero" (SD 2.x) or "eot" (SD 1.x). length: of every row, 77 in all published models.
+    """
+
+    def __init__(self, padding: Literal["zero", "eot"] = "zero", length: int = 77) -> None:
+        if padding not in ("zero", "eot"):
+            raise ValueError(f"padding is {padding!r}; use 'zero' (SD 2.x) or 'eot' (SD 1.x)")
+        if length < 2:
+            raise ValueError(f"length is {length}; start and end of text alone take 2")
+        self.padding = padding
+        self.length = length
+
+    def __call__(self, texts: str | Sequence[str]) -> Tensor:
+        """Ids of one text or several, int64 (b length); warns, naming the words lost, when a text is too long."""
+        rows = [self._row(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        return torch.tensor(rows, dtype=torch.long).reshape(len(rows), self.length)
+
+    def words(self, text: str) -> list[tuple[int, str]]:
+        """The pieces of a text, (id, piece), before framing and cutting; piece i lands in column i + 1 of the row.
+
+        Text is lower-cased. A piece that ends a word ends in "</w>"; bytes outside ASCII appear as the printable
+        stand-ins of the vocabulary.
+        """
+        vocabulary = _vocabulary()
+        return [(token, vocabulary.decoder[token]) for token in vocabulary.encode(text)]
+
+    def _row(self, text: str) -> list[int]:
+        vocabulary = _vocabulary()
+        ids = vocabulary.encode(text)
+        room = self.length - 2
+        if len(ids) > room:
+            lost = vocabulary.decode(ids[room:]).strip()
+            warnings.warn(
+                f"the prompt takes {len(ids)} tokens and only {room} fit: lost {lost!r}; shorten it", stacklevel=3
+            )
+        framed = [vocabulary.sot_token_id, *ids[:room], vocabulary.eot_token_id]
+        fill = vocabulary.eot_token_id if self.padding == "eot" else 0
+        return framed + [fill] * (self.length - len(framed))
