@@ -5,3 +5,71 @@ Latent diffusion (arXiv:2112.10752) is three networks: a convolutional autoencod
 (arXiv:2305.18286) edits the attention inside the U-Net, so `attention` is explicit and `hooks` says where it can be
 watched or replaced. Nothing in this package samples, trains or reads weights.
 """
+
+from models.attention import Attention, CrossAttention, SelfAttention, attend, mapped_attention
+from models.blocks import Downsample, ResBlock, TimeEmbedding, Upsample, timestep_embedding
+from models.config import (
+    MINIATURE,
+    MODELS,
+    SD15,
+    SD21,
+    SD21_BASE,
+    ModelConfig,
+    NoiseConfig,
+    TextConfig,
+    UNetConfig,
+    VAEConfig,
+)
+from models.hooks import NO_HOOK, Hook, Hooks, Site, merge, quantities, reading
+from models.images import fit, grid, load_image, to_image, to_tensor
+from models.stable_diffusion import StableDiffusion
+from models.text_encoder import TextEncoder
+from models.tokenizer import Tokenizer
+from models.transformer import GEGLU, SpatialTransformer, TransformerBlock
+from models.unet import UNet
+from models.vae import Autoencoder, Decoder, Encoder
+
+__all__ = [
+    "GEGLU",
+    "MINIATURE",
+    "MODELS",
+    "NO_HOOK",
+    "SD15",
+    "SD21",
+    "SD21_BASE",
+    "Attention",
+    "Autoencoder",
+    "CrossAttention",
+    "Decoder",
+    "Downsample",
+    "Encoder",
+    "Hook",
+    "Hooks",
+    "ModelConfig",
+    "NoiseConfig",
+    "ResBlock",
+    "SelfAttention",
+    "Site",
+    "SpatialTransformer",
+    "StableDiffusion",
+    "TextConfig",
+    "TextEncoder",
+    "TimeEmbedding",
+    "Tokenizer",
+    "TransformerBlock",
+    "UNet",
+    "UNetConfig",
+    "Upsample",
+    "VAEConfig",
+    "attend",
+    "fit",
+    "grid",
+    "load_image",
+    "mapped_attention",
+    "merge",
+    "quantities",
+    "reading",
+    "timestep_embedding",
+    "to_image",
+    "to_tensor",
+]
