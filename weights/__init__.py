@@ -1,5 +1,1 @@
-"""Official checkpoints -> our networks, and back."""
-
-from weights.load import load, rename, save, to_ldm
-
-__all__ = ["load", "rename", "save", "to_ldm"]
+"""Official checkpoints -> our networks, and back: `weights.load.load`, `weights.load.save`."""

@@ -54,14 +54,15 @@ def load(
     if config is None and str(name_or_path) in MODELS:
         config = str(name_or_path)
     config = _named(config) if isinstance(config, str) else config or _infer(files, path)
-    networks = meta_networks(config)
+    model = meta_model(config)
+    networks = networks_of(model)
     layout: Layout = "ldm" if None in files else "hf"
     for part, checkpoint in files.items():
         parts = PARTS if part is None else (part,)
         renamed = _rename(checkpoint, {p: networks[p] for p in parts}, config, layout, str(checkpoint.path))
         for p in parts:
             fill(networks[p], renamed[p], device, dtype)
-    return assemble(config, networks)
+    return model
 
 
 def rename(state: Mapping[str, Tensor], config: ModelConfig, part: Part | None = None) -> dict[Part, dict[str, Tensor]]:
@@ -71,14 +72,27 @@ def rename(state: Mapping[str, Tensor], config: ModelConfig, part: Part | None =
     Raises ValueError naming up to ten keys that are missing, unknown or of another shape.
     """
     parts = PARTS if part is None else (part,)
-    networks = meta_networks(config)
+    networks = networks_of(meta_model(config))
     return _rename(state, {p: networks[p] for p in parts}, config, "hf" if part else "ldm", "the checkpoint")
 
 
-def meta_networks(config: ModelConfig) -> dict[Part, nn.Module]:
-    """The three networks with shapes and no memory."""
+def meta_model(config: ModelConfig) -> StableDiffusion:
+    """The model with shapes and no memory, and the tokenizer and schedule that belong to it."""
+    noise = config.noise
     with torch.device("meta"):
-        return {"unet": UNet(config.unet), "vae": Autoencoder(config.vae), "text": TextEncoder(config.text)}
+        return StableDiffusion(
+            unet=UNet(config.unet),
+            vae=Autoencoder(config.vae),
+            text_encoder=TextEncoder(config.text),
+            tokenizer=Tokenizer(padding=config.text.padding, length=config.text.length),
+            schedule=Schedule(noise.beta_start, noise.beta_end, noise.train_steps, noise.prediction, noise.offset),
+            config=config,
+        )
+
+
+def networks_of(model: StableDiffusion) -> dict[Part, nn.Module]:
+    """The three networks by the name of their part."""
+    return {"unet": model.unet, "vae": model.vae, "text": model.text_encoder}
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], device: str | torch.device, dtype: torch.dtype) -> None:
@@ -87,28 +101,14 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], device: str | torch.de
     network.eval()
 
 
-def assemble(config: ModelConfig, networks: Mapping[Part, nn.Module]) -> StableDiffusion:
-    """Put filled networks together with the tokenizer and schedule that belong to them."""
-    noise = config.noise
-    return StableDiffusion(
-        unet=networks["unet"],
-        vae=networks["vae"],
-        text_encoder=networks["text"],
-        tokenizer=Tokenizer(padding=config.text.padding, length=config.text.length),
-        schedule=Schedule(noise.beta_start, noise.beta_end, noise.train_steps, noise.prediction, noise.offset),
-        config=config,
-    )
-
-
 def to_ldm(model: StableDiffusion) -> dict[str, Tensor]:
     """Every parameter under its name and shape in the original single-file layout: the inverse of `rename`.
 
     What no network of ours holds is not written: schedule buffers, the last text layer of SD 2.x, its projection.
     """
-    networks: dict[Part, nn.Module] = {"unet": model.unet, "vae": model.vae, "text": model.text_encoder}
     whole: dict[str, Tensor] = {}
     thirds: dict[str, list[Tensor]] = {}
-    for part, network in networks.items():
+    for part, network in networks_of(model).items():
         rows = table(model.config, "ldm", part)
         for ours, tensor in network.state_dict().items():
             place = source(ours, rows)

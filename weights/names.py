@@ -167,16 +167,17 @@ def is_openclip(config: TextConfig) -> bool:
 def table(config: ModelConfig, layout: Layout, part: Part, keys: Iterable[str] = ()) -> Table:
     """The rows for one network. keys: the file's own, which tell the two spellings of the folder's VAE apart."""
     if layout == "ldm":
-        text: Table = {"*": ("cond_stage_model.transformer.*", CLIP)}
+        if part == "unet":
+            return {"*": ("model.diffusion_model.*", unet_ldm(config.unet))}
+        if part == "vae":
+            return {"*": ("first_stage_model.*", vae_ldm(config.vae))}
         if is_openclip(config.text):
-            text = {"*": ("cond_stage_model.model.*", OPENCLIP)}
-        return {
-            "unet": {"*": ("model.diffusion_model.*", unet_ldm(config.unet))},
-            "vae": {"*": ("first_stage_model.*", vae_ldm(config.vae))},
-            "text": text,
-        }[part]
-    old = any(".attentions.0.query." in key for key in keys)
-    return {"unet": UNET_HF, "vae": vae_hf(VAE_ATTENTION_HF_2022 if old else VAE_ATTENTION_HF), "text": CLIP}[part]
+            return {"*": ("cond_stage_model.model.*", OPENCLIP)}
+        return {"*": ("cond_stage_model.transformer.*", CLIP)}
+    if part == "vae":
+        old = any(".attentions.0.query." in key for key in keys)
+        return vae_hf(VAE_ATTENTION_HF_2022 if old else VAE_ATTENTION_HF)
+    return UNET_HF if part == "unet" else CLIP
 
 
 def source(key: str, rows: Table) -> Source:
