@@ -21,7 +21,7 @@ class Step(NamedTuple):
     t: training timestep at which the network is called. alpha_from, alpha_to: alpha_bar before and after the move.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a step
     t: int
     alpha_from: float
     alpha_to: float
@@ -83,12 +83,16 @@ class Schedule:
         """
         return [Step(s.index, s.t, s.alpha_to, s.alpha_from) for s in reversed(self.sampling(n))]
 
-    def to_eps(self, output: Tensor, latents: Tensor, t: int | Tensor) -> Tensor:
-        """The noise a network's output speaks of. output, latents: (b ...); t: int, () or (b,). At least float32."""
+    def to_eps(self, output: Tensor, latents: Tensor, t: int | Tensor | Step) -> Tensor:
+        """The noise a network's output speaks of, at least float32.
+
+        output, latents: (b ...). t: the latents' timestep, int, () or (b,); or a Step, and then they stand at its
+        alpha_from, which in an inversion is not the level of the timestep at which the network is called.
+        """
         output, latents, signal, noise = self._widened(output, latents, t)
         return output if self.prediction == "eps" else signal * output + noise * latents
 
-    def to_x0(self, output: Tensor, latents: Tensor, t: int | Tensor) -> Tensor:
+    def to_x0(self, output: Tensor, latents: Tensor, t: int | Tensor | Step) -> Tensor:
         """The clean latents a network's output speaks of; arguments as in to_eps."""
         output, latents, signal, noise = self._widened(output, latents, t)
         if self.prediction == "eps":
@@ -105,12 +109,12 @@ class Schedule:
         x0, eps, signal, noise = self._widened(x0, eps, t)
         return signal * x0 + noise * eps
 
-    def _widened(self, a: Tensor, b: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _widened(self, a: Tensor, b: Tensor, t: int | Tensor | Step) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """a and b in their common type but at least float32, then sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t)."""
         if a.shape != b.shape:
             raise ValueError(f"tensors of shapes {tuple(a.shape)} and {tuple(b.shape)}; want the same shape")
         dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-        at = self.alpha_bar[torch.as_tensor(t, device="cpu")]
-        at = at.reshape(at.shape + (1,) * (a.ndim - at.ndim)) if at.ndim else at
-        signal, noise = (x.to(a.device, dtype) for x in (at.sqrt(), (1 - at).sqrt()))
+        level = [t.alpha_from] if isinstance(t, Step) else self.alpha_bar[torch.as_tensor(t, device="cpu")]
+        level = torch.as_tensor(level, dtype=torch.float64).reshape(-1, *[1] * (a.ndim - 1))
+        signal, noise = (x.to(a.device, dtype) for x in (level.sqrt(), (1 - level).sqrt()))
         return a.to(dtype), b.to(dtype), signal, noise

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from golden_model import golden, golden_model
+from tiny import distance
 
-from samplers import Schedule, invert, move, sample
+from samplers import Schedule, guided_eps, invert, move, sample
 
 
 def noise(*shape, seed=0):
@@ -85,3 +87,32 @@ def test_progress_wraps_the_steps_and_nothing_asks_for_gradients():
 def test_impossible_levels_are_refused(alphas):
     with pytest.raises(ValueError, match="alpha_bar"):
         move(noise(1), noise(1), *alphas)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize(("kind", "prediction"), [("epsilon", "eps"), ("v_prediction", "v")])
+class TestGolden:
+    """Ten steps of a small network against stored trajectories, whole tensors."""
+
+    def test_timesteps(self, kind, prediction, offset, device):
+        stored = golden(f"ddim.{kind}.offset{offset}.timesteps", device).tolist()
+        assert Schedule(prediction=prediction, offset=offset).timesteps(10) == stored
+
+    def test_sampling_with_guidance(self, kind, prediction, offset, device):
+        schedule, context = Schedule(prediction=prediction, offset=offset), golden("text.context", device)
+        eps = guided_eps(golden_model("ldm", device).unet, schedule, context[1:], context[:1], 7.5)
+        trajectory = [golden("unet.latent", device)[:1]]
+        sample(eps, trajectory[0], schedule.sampling(10), after=lambda z, _: trajectory.append(z) or z)
+        stored = golden(f"ddim.{kind}.offset{offset}.sampling", device)
+        assert distance(torch.cat(trajectory), stored) < 1e-4
+
+    def test_inversion(self, kind, prediction, offset, device):
+        schedule, context = Schedule(prediction=prediction, offset=offset), golden("text.context", device)
+        eps = guided_eps(golden_model("ldm", device).unet, schedule, None, context[:1], 1.0)
+        trajectory = invert(eps, 4 * golden("vae.latent", device)[:1], schedule.inversion(10))
+        assert distance(torch.cat(trajectory), golden(f"ddim.{kind}.offset{offset}.inversion", device)) < 1e-4
+
+
+def test_alpha_bar_is_the_stored_one(device):
+    stored = golden("schedule.alphas_cumprod", device).double()
+    assert torch.allclose(Schedule().alpha_bar.to(device), stored, atol=1e-6)  # stored from float32 arithmetic

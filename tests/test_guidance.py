@@ -55,6 +55,12 @@ def test_the_scale_may_follow_the_step():
     assert [eps(latents, s).item() for s in schedule.sampling(4)] == [0, 1, 2, 3]
 
 
+def test_the_unconditional_context_may_follow_the_step():
+    schedule, latents = Schedule(), torch.ones(1, 1, 1, 1)
+    eps = guided_eps(lambda r, t, c: c[:, :1, :1, None], schedule, lambda s: UNCOND + s.index, COND, 0.0)
+    assert [eps(latents, s).item() for s in schedule.sampling(4)] == [0, 1, 2, 3]
+
+
 def test_the_network_works_in_its_context_type_and_latents_stay_wide():
     schedule, seen = Schedule(), []
     half = lambda rows, t, context: seen.append(rows.dtype) or rows  # noqa: E731

@@ -63,6 +63,16 @@ def test_conversions_undo_noising(prediction, t):
     assert torch.allclose(schedule.to_x0(output, latents, t), x0, atol=1e-12)
 
 
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_a_step_converts_at_the_level_its_latents_stand_at(prediction):
+    schedule = Schedule(prediction=prediction)
+    output, latents = noise(2, 4, 3, 3, seed=1), noise(2, 4, 3, 3, seed=2)
+    forth, back = schedule.sampling(10)[3], schedule.inversion(10)[6]
+    assert forth.t == back.t == 601
+    assert torch.equal(schedule.to_eps(output, latents, forth), schedule.to_eps(output, latents, 601))
+    assert torch.equal(schedule.to_eps(output, latents, back), schedule.to_eps(output, latents, 501))
+
+
 def test_a_batch_of_timesteps_is_each_row_alone():
     schedule, (x0, eps) = Schedule(prediction="v"), noise(2, 3, 4, 2, 2)
     t = torch.tensor([0, 420, 999])
