@@ -1,0 +1,92 @@
+"""Null-text optimisation (arXiv:2211.09794, section 3.2, Algorithm 1): an empty prompt of its own for every step.
+
+Plain DDIM inversion comes back to the picture at guidance 1, not at 7.5. Here the unconditional context of each step is
+fitted, so that sampling under guidance lands on the trajectory that the inversion left. The constants are those of the
+published code, stated for its 50 steps; at n steps the rate and the tolerance run through the same range.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from models.stable_diffusion import StableDiffusion
+from models.unet import UNet
+from samplers import Step, guide, move
+
+Land: TypeAlias = Callable[[Tensor], Tensor]
+
+INNER_STEPS = 10
+RATE = 1e-2  # falls linearly to half
+TOLERANCE, GROWTH = 1e-5, 1e-3  # the loss at which a step is good enough, and what is added to it by the end
+
+
+@torch.no_grad()
+def fit_null_contexts(
+    model: StableDiffusion,
+    trajectory: Tensor,
+    context: Tensor,
+    scale: Callable[[int], float],
+    progress: bool = False,
+) -> Tensor:
+    """The unconditional context of every sampling step, noisiest first: (n 77 c).
+
+    trajectory: (n + 1 4 h w), clean first. context: of the source's prompt, (1 77 c). scale: guidance at a step index.
+    The U-Net's activations are recomputed rather than kept. Raises ValueError in half precision, where the fit fails.
+    """
+    if model.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"null-text optimisation in {model.dtype} does not converge; load the model in float32")
+    n = len(trajectory) - 1
+    null, latents, found = model.encode_text(""), trajectory[n:], []
+    with _only_inputs_learn(model.unet), tqdm(model.schedule.sampling(n), "null-text", disable=not progress) as steps:
+        for step in steps:
+            land = _landing(model, latents, step, context, scale(step.index))
+            if scale(step.index) != 1:  # at 1 the null context has no say
+                null = _fit(null, land, trajectory[n - 1 - step.index][None], step.index / n)
+            latents = land(null)
+            found.append(null)
+    return torch.cat(found)
+
+
+def _landing(model: StableDiffusion, latents: Tensor, step: Step, context: Tensor, weight: float) -> Land:
+    """One guided step from here, as a function of the null context."""
+
+    def eps(context: Tensor) -> Tensor:
+        return model.schedule.to_eps(model.unet(latents, step.t, context), latents, step)
+
+    cond = eps(context)
+    return lambda null: move(latents, guide(eps(null), cond, weight), step.alpha_from, step.alpha_to)
+
+
+def _fit(null: Tensor, land: Land, wanted: Tensor, done: float) -> Tensor:
+    """A null context with which one guided step lands where it is wanted. done: share of the steps behind us."""
+    null = null.detach().clone().requires_grad_()
+    adam = torch.optim.Adam([null], lr=RATE * (1 - done / 2))
+    for _ in range(INNER_STEPS):
+        with torch.enable_grad():
+            loss = F.mse_loss(land(null), wanted)
+            adam.zero_grad()
+            loss.backward()
+        adam.step()
+        if loss.item() < TOLERANCE + GROWTH * done:
+            break
+    return null.detach()
+
+
+@contextmanager
+def _only_inputs_learn(unet: UNet) -> Iterator[None]:
+    """Gradients for what goes into the network and none for its weights, activations recomputed; restored after."""
+    learning, checkpointing = [p for p in unet.parameters() if p.requires_grad], unet.checkpointing
+    unet.checkpointing = True
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        unet.checkpointing = checkpointing
+        for parameter in learning:
+            parameter.requires_grad_(True)

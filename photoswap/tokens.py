@@ -1,0 +1,96 @@
+"""Which token of one prompt is which token of another, and which tokens are the subject's.
+
+Prompts that differ in a word or two usually differ in length, so column j of a cross-attention map means different
+words in each. Prompt-to-Prompt (arXiv:2208.01626) aligns them with Needleman and Wunsch's algorithm; so do we.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """For every column of the target's cross maps, where the source has the same token.
+
+    columns: (length,) int64, the source's column. shared: (length,) bool, whether there is one; elsewhere the target
+    keeps its own column, and the entry in columns is its own index.
+    """
+
+    columns: Tensor
+    shared: Tensor
+
+
+def align(source: Sequence[int], target: Sequence[int], length: int = 77) -> Alignment:
+    """Align two unpadded id sequences, start and end tokens included.
+
+    Needleman-Wunsch with gap 0, match 1 and mismatch -1, so that a replaced token is two gaps, never a pair: a longest
+    common subsequence. Among equals the earliest of repeated target tokens is the shared one. Padding is paired by
+    index. Raises ValueError for a sequence longer than length.
+    """
+    if max(len(source), len(target)) > length:
+        raise ValueError(f"prompts of {len(source)} and {len(target)} tokens; want at most {length}: shorten them")
+    common = _common_lengths(source, target)
+    columns, shared = list(range(length)), [True] * length
+    i, j = len(source), len(target)
+    while j > 0:
+        if common[i][j] == common[i][j - 1]:
+            j -= 1
+            shared[j] = False
+        elif common[i][j] == common[i - 1][j]:
+            i -= 1
+        else:
+            i, j = i - 1, j - 1
+            columns[j] = i
+    return Alignment(torch.tensor(columns), torch.tensor(shared))
+
+
+def align_prompts(tokenizer: Tokenizer, source: str, target: str) -> Alignment:
+    """Align two prompts as the tokenizer cuts them."""
+    length = tokenizer(source).shape[1]
+    return align(_unpadded(tokenizer, source), _unpadded(tokenizer, target), length)
+
+
+def subject_tokens(tokenizer: Tokenizer, prompt: str, word: str) -> list[int]:
+    """The columns of a word, or of a phrase, wherever it stands in the prompt.
+
+    Compared by token ids, so case and neighbouring punctuation do not matter. Raises ValueError when the prompt, as
+    far as the text encoder reads it, does not hold the word.
+    """
+    wanted = [token for token, _ in tokenizer.words(word)]
+    ids = _unpadded(tokenizer, prompt)
+    starts = [i for i in range(1, len(ids) - len(wanted)) if wanted and ids[i : i + len(wanted)] == wanted]
+    if not starts:
+        raise ValueError(f'the prompt "{prompt}" lacks the subject\'s word "{word}": write it there, or name another')
+    return sorted({start + offset for start in starts for offset in range(len(wanted))})
+
+
+def replace_word(prompt: str, old: str, new: str) -> str:
+    """The prompt with the word old, wherever it stands whole, replaced by new: P_s into P_t.
+
+    Case does not matter. Raises ValueError when the word is not there.
+    """
+    replaced, count = re.subn(rf"(?<!\w){re.escape(old)}(?!\w)", lambda _: new, prompt, flags=re.IGNORECASE)
+    if not old or not count:
+        raise ValueError(f'the prompt "{prompt}" lacks the word "{old}": write it there, or name another')
+    return replaced
+
+
+def _common_lengths(source: Sequence[int], target: Sequence[int]) -> list[list[int]]:
+    """common[i][j]: length of the longest common subsequence of source[:i] and target[:j]."""
+    common = [[0] * (len(target) + 1) for _ in range(len(source) + 1)]
+    for i, a in enumerate(source):
+        for j, b in enumerate(target):
+            common[i + 1][j + 1] = common[i][j] + 1 if a == b else max(common[i][j + 1], common[i + 1][j])
+    return common
+
+
+def _unpadded(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The prompt's ids with the start and end tokens but no padding."""
+    row = tokenizer(prompt)[0].tolist()
+    return row[: len(tokenizer.words(prompt)) + 2]
