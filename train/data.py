@@ -1,0 +1,185 @@
+"""From pictures to the noised rows that training learns from.
+
+A picture is read upright, cropped to a square, and encoded to a Gaussian over latents. Latent diffusion draws from that
+Gaussian rather than taking its mean (arXiv:2112.10752, appendix G), and so does DreamBooth as published; the draw is
+cheap and the encoder is not, so a picture whose crop never changes is encoded once.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeAlias
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from models.images import fit, load_image, to_tensor
+from models.stable_diffusion import StableDiffusion
+from models.vae import Autoencoder
+
+Picture: TypeAlias = str | Path | Image.Image
+PIXELS_AT_ONCE = 2**20  # of pictures in one call of the encoder: one at 768 px, four at 512
+
+
+def read_pictures(references: Picture | Sequence[Picture]) -> list[Image.Image]:
+    """The pictures of a folder, a file or a sequence of files and pictures; upright (EXIF) and RGB.
+
+    Of a folder every file is read in the order of names, but hidden ones and sub-folders. Raises ValueError when there
+    is no picture, and when one cannot be read, naming it.
+    """
+    if isinstance(references, str | Path):
+        path = Path(references)
+        files = [path]
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        if not files:
+            raise ValueError(f"{path} is an empty folder; put 3 to 5 pictures of the subject into it")
+        return [load_image(file) for file in files]
+    several = [references] if isinstance(references, Image.Image) else list(references)
+    if not several:
+        raise ValueError("no reference was given; give 3 to 5 pictures of the subject")
+    return [_upright(one) if isinstance(one, Image.Image) else load_image(Path(one)) for one in several]
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture).convert("RGB")
+    except OSError as error:
+        raise ValueError(f"a reference picture cannot be read ({error}); save it again or leave it out") from error
+
+
+def mirrored(pictures: Sequence[Image.Image]) -> list[Image.Image]:
+    """The pictures, then each of them flipped left to right."""
+    return [*pictures, *(ImageOps.mirror(picture) for picture in pictures)]
+
+
+class Examples(Protocol):
+    """Pictures as latents, ready to draw from."""
+
+    def __len__(self) -> int: ...
+
+    def draw(self, index: int, generator: torch.Generator) -> Tensor:
+        """Scaled latents (c h w) of one picture, float32 on the CPU."""
+        ...
+
+    def digest(self) -> str:
+        """What the pictures were, as a hash, so that training resumes on the same ones."""
+        ...
+
+
+class CentreCrops:
+    """The middle square of each picture, encoded once; a draw takes its noise from the Gaussian (or the mean)."""
+
+    def __init__(self, model: StableDiffusion, pictures: Sequence[Image.Image], size: int, sample: bool = True) -> None:
+        """size: side in pixels, a multiple of the autoencoder's factor. sample: False takes the mean of the latents."""
+        self.vae, self.sample = model.vae, sample
+        images = torch.stack([to_tensor(fit(picture, (size, size))) for picture in pictures])
+        chunks = images.split(max(1, PIXELS_AT_ONCE // size**2))
+        self.moments = torch.cat([_encode(model, chunk) for chunk in chunks])
+        self._digest = _hash([images])
+
+    def __len__(self) -> int:
+        return len(self.moments)
+
+    def draw(self, index: int, generator: torch.Generator) -> Tensor:
+        return _latents(self.vae, self.moments[index : index + 1], generator if self.sample else None)
+
+    def digest(self) -> str:
+        return self._digest
+
+
+class RandomCrops:
+    """Another square of a picture at every draw, as wide as the picture's shorter side; encoded each time."""
+
+    def __init__(self, model: StableDiffusion, pictures: Sequence[Image.Image], size: int, sample: bool = True) -> None:
+        """As for CentreCrops."""
+        self.model, self.size, self.sample = model, size, sample
+        self.images = [to_tensor(_shorter_side(picture, size)) for picture in pictures]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def draw(self, index: int, generator: torch.Generator) -> Tensor:
+        image = self.images[index]
+        room = [side - self.size + 1 for side in image.shape[1:]]
+        top, left = (int(torch.randint(places, (), generator=generator)) for places in room)
+        crop = image[None, :, top : top + self.size, left : left + self.size]
+        return _latents(self.model.vae, _encode(self.model, crop), generator if self.sample else None)
+
+    def digest(self) -> str:
+        return _hash(self.images)
+
+
+def _shorter_side(picture: Image.Image, size: int) -> Image.Image:
+    """The picture resized so that its shorter side is `size`; bilinear, as published."""
+    scale = size / min(picture.size)
+    width, height = (max(size, round(side * scale)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.BILINEAR)
+
+
+@torch.no_grad()
+def _encode(model: StableDiffusion, images: Tensor) -> Tensor:
+    """Moments (b 2c h w) of pictures (b 3 h w), kept on the CPU, where all training noise is drawn."""
+    weight = model.vae.quant_conv.weight
+    return model.vae.encode(images.to(weight.device, weight.dtype)).to("cpu", torch.float32)
+
+
+@torch.no_grad()
+def _latents(vae: Autoencoder, moments: Tensor, generator: torch.Generator | None) -> Tensor:
+    latents = vae.mean(moments) if generator is None else vae.sample(moments, generator)
+    return latents[0] * vae.config.scale_factor
+
+
+def _hash(tensors: Sequence[Tensor]) -> str:
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(str(tuple(tensor.shape)).encode())
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+class Rows(NamedTuple):
+    """What one call of the network learns from. x0, eps: (b c h w), float32; t: (b,), long. All on the CPU."""
+
+    x0: Tensor
+    eps: Tensor
+    t: Tensor
+
+    def join(self, other: "Rows") -> "Rows":
+        """These rows, then the other ones."""
+        return Rows(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
+
+
+class Stream:
+    """Endless rows of some pictures: every picture once in random order, then again in another.
+
+    All that is random about a row comes from one generator on the CPU, row after row: how rows are split into batches
+    changes none of them, nor does the device, and `state` is all it takes to go on later as if never stopped.
+    """
+
+    def __init__(self, examples: Examples, train_steps: int, seed: int) -> None:
+        """train_steps: timesteps are uniform in 0..train_steps - 1."""
+        self.examples, self.train_steps = examples, train_steps
+        self.generator = torch.Generator().manual_seed(seed)
+        self.queue: list[int] = []
+
+    def draw(self, count: int) -> Rows:
+        """The next `count` rows."""
+        return Rows(*(torch.stack(column) for column in zip(*(self._row() for _ in range(count)), strict=True)))
+
+    def _row(self) -> tuple[Tensor, Tensor, Tensor]:
+        if not self.queue:
+            self.queue = torch.randperm(len(self.examples), generator=self.generator).tolist()
+        x0 = self.examples.draw(self.queue.pop(0), self.generator)
+        eps = torch.randn(x0.shape, generator=self.generator)
+        return x0, eps, torch.randint(self.train_steps, (), generator=self.generator)
+
+    def state(self) -> dict[str, Tensor]:
+        """Where the stream stands: the generator's state and what is left of the current round."""
+        return {"generator": self.generator.get_state(), "queue": torch.tensor(self.queue, dtype=torch.long)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self.generator.set_state(state["generator"])
+        self.queue = state["queue"].tolist()
