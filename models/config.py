@@ -197,7 +197,7 @@ SD15 = ModelConfig(
 MINIATURE = ModelConfig(
     name="miniature",
     unet=UNetConfig(channels=32, head_channels=16, context_channels=64, groups=8),
-    vae=VAEConfig(channels=24, multipliers=(1, 2, 2, 2), res_blocks=1, groups=8),
+    vae=VAEConfig(channels=16, res_blocks=1, groups=8),
     text=TextConfig(width=64, heads=4, layers=3, stored_layers=4),
     native_size=128,
 )

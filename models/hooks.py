@@ -136,8 +136,9 @@ def check_addresses(hooks: Hooks, sites: tuple[Site, ...]) -> None:
     """Raise ValueError if a hook has an address that is not among `sites`, listing those that are."""
     unknown = [key for key in hooks if key not in sites]
     if unknown:
+        names = ", ".join(str(key) if isinstance(key, Site) else repr(key) for key in unknown)
         raise ValueError(
-            f"no attention at {', '.join(map(str, unknown))}; this U-Net has {len(sites)} sites: "
+            f"no attention at {names}; hooks are addressed by a Site, and this U-Net has {len(sites)}: "
             f"{', '.join(map(str, sites))}"
         )
 

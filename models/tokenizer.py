@@ -38,7 +38,7 @@ class Tokenizer:
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
         """Ids of one text or several, int64 (b length); warns, naming the words lost, when a text is too long."""
-        rows = [self._row(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        rows = list(map(self._row, [texts] if isinstance(texts, str) else texts))
         return torch.tensor(rows, dtype=torch.long).reshape(len(rows), self.length)
 
     def words(self, text: str) -> list[tuple[int, str]]:

@@ -82,10 +82,3 @@ def golden_attention(sites: tuple[Site, ...], slot: str, device: torch.device) -
         site: _stored("attention")[f"site{i // 2:02d}.{site.kind}.{slot}"].to(device, torch.float32)
         for i, site in enumerate(sites)
     }
-
-
-def distance(a: Tensor, b: Tensor) -> float:
-    """||a - b|| / ||b|| over whole tensors, in float64."""
-    a, b = a.detach().double(), b.detach().double()
-    assert a.shape == b.shape
-    return ((a - b).norm() / b.norm()).item()

@@ -1,0 +1,71 @@
+"""The three networks as one value."""
+
+import pytest
+import torch
+from golden_model import golden, golden_model
+from tiny import MODEL, distance, drawn, normal
+
+from models import Autoencoder, StableDiffusion, TextEncoder, Tokenizer, UNet
+
+
+@pytest.fixture(scope="module")
+def model(device):
+    networks = (UNet(MODEL.unet), Autoencoder(MODEL.vae), TextEncoder(MODEL.text))
+    networks = (drawn(network, device).requires_grad_(False) for network in networks)
+    return StableDiffusion(*networks, tokenizer=Tokenizer(), schedule=None, config=MODEL)
+
+
+@pytest.mark.parametrize("layout", ["ldm", "diffusers"])
+@torch.no_grad()
+def test_latents_and_pictures_are_the_golden_ones(layout, device):
+    model = golden_model(layout, device)
+    latents = model.encode_image(golden("vae.image", device))
+    assert distance(latents, golden("vae.latent", device)) < 1e-5
+    stored = golden("vae.reconstruction", device).clamp(-1, 1)
+    assert distance(model.decode(golden("vae.latent", device)), stored) < 1e-5
+
+
+def test_device_and_dtype(model, device):
+    assert model.device.type == device.type and model.dtype == torch.float32
+
+
+def test_text_becomes_context(model):
+    one, two = model.encode_text("a cat"), model.encode_text(["a cat", ""])
+    assert one.shape == (1, 77, 24) and two.shape == (2, 77, 24)
+    torch.testing.assert_close(two[:1], one, rtol=1e-5, atol=1e-5)  # a batch may sum in another order
+
+
+def test_pictures_become_scaled_latents(model, device):
+    images = normal(2, 3, 16, 24, device=device).clamp(-1, 1)
+    latents = model.encode_image(images)
+    assert latents.shape == (2, 4, 2, 3) and latents.dtype == torch.float32
+    assert torch.equal(latents, model.vae.mean(model.vae.encode(images)) * MODEL.vae.scale_factor)
+    first = model.encode_image(images, torch.Generator().manual_seed(0))
+    again = model.encode_image(images, torch.Generator().manual_seed(0))
+    assert torch.equal(first, again) and not torch.equal(first, latents)
+
+
+def test_latents_become_clipped_pictures(model, device):
+    images = model.decode(normal(1, 4, 2, 3, device=device) * 5)
+    assert images.shape == (1, 3, 16, 24) and images.dtype == torch.float32
+    assert images.min() >= -1 and images.max() <= 1
+
+
+def test_latents_stay_float32_around_half_precision_networks(device):
+    model = golden_model("ldm", device, torch.float16)
+    with torch.no_grad():
+        latents = model.encode_image(golden("vae.image", device))
+        images = model.decode(latents)
+    assert model.dtype == torch.float16
+    assert latents.dtype == images.dtype == torch.float32
+    assert distance(latents, golden("vae.latent", device)) < 1e-2  # the rounding of half precision
+
+
+def test_gradients_flow_through_every_door(device):
+    networks = (drawn(n, device) for n in (UNet(MODEL.unet), Autoencoder(MODEL.vae), TextEncoder(MODEL.text)))
+    model = StableDiffusion(*networks, tokenizer=Tokenizer(), schedule=None, config=MODEL)
+    context = model.encode_text("a cat")
+    latents = model.encode_image(normal(1, 3, 64, 64, device=device))
+    model.unet(latents, 5, context).sum().backward()
+    for network in (model.text_encoder.layers, model.vae.encoder, model.unet):
+        assert all(parameter.grad is not None for parameter in network.parameters())

@@ -1,0 +1,218 @@
+"""The U-Net: against stored outputs, and what is asked of any network."""
+
+import pytest
+import torch
+from golden_model import golden, golden_attention, golden_model
+from tiny import (
+    UNET,
+    assert_gradients_reach_everything,
+    assert_rows_are_independent,
+    distance,
+    drawn,
+    normal,
+    tiny_unet,
+    unet_inputs,
+)
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from models import SD15, SD21, Hook, UNet, UNetConfig, reading
+
+LAYOUTS = ["ldm", "diffusers"]
+
+
+def golden_inputs(device):
+    return tuple(golden(f"unet.{key}", device) for key in ("latent", "timestep", "context"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_output_is_the_golden_one(layout, device):
+    with torch.no_grad():
+        out = golden_model(layout, device).unet(*golden_inputs(device))
+    assert distance(out, golden("unet.output", device)) < 1e-5
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("slot", ["map", "output"])
+def test_attention_is_the_golden_one_at_every_site(slot, layout, device):
+    unet = golden_model(layout, device).unet
+    seen = {}
+    table = {site: Hook(**{slot: reading(lambda x, s=site: seen.update({s: x}))}) for site in unet.sites}
+    with torch.no_grad():
+        unet(*golden_inputs(device), table)
+    stored = golden_attention(unet.sites, slot, device)
+    assert set(seen) == set(stored) and len(stored) == 20
+    assert max(distance(seen[site], stored[site]) for site in stored) < 1e-3  # stored in half precision
+
+
+def test_both_layouts_are_bitwise_the_same_network(device):
+    ldm, diffusers = (golden_model(layout, device).unet.state_dict() for layout in LAYOUTS)
+    assert ldm.keys() == diffusers.keys()
+    assert all(torch.equal(ldm[key], diffusers[key]) for key in ldm)
+
+
+@pytest.mark.parametrize(("config", "count"), [(SD21, 865_910_724), (SD15, 859_520_964)], ids=["sd21", "sd15"])
+def test_parameter_counts_are_the_published_ones(config, count):
+    with torch.device("meta"):
+        assert sum(p.numel() for p in UNet(config.unet).parameters()) == count
+
+
+def test_any_sides_divisible_by_eight_will_do(device):
+    unet = tiny_unet(device)
+    for height, width in ((8, 8), (8, 24), (16, 8), (24, 40)):
+        out = unet(normal(1, 4, height, width, device=device), 500, normal(1, 77, 24, device=device))
+        assert out.shape == (1, 4, height, width) and out.dtype == torch.float32
+        assert out.isfinite().all()
+
+
+def test_maps_of_non_square_pictures_have_height_times_width_places(device):
+    unet = tiny_unet(device)
+    latents, context = normal(1, 4, 8, 16, device=device), normal(1, 7, 24, device=device)
+    sizes = {}
+    unet(
+        latents,
+        5,
+        context,
+        {site: Hook(map=reading(lambda m, s=site: sizes.update({s: m.shape[2]}))) for site in unet.sites},
+    )
+    assert all(size == (8 // site.scale) * (16 // site.scale) for site, size in sizes.items())
+
+
+def test_other_inputs_and_head_counts(device):
+    config = UNetConfig(
+        in_channels=9,
+        channels=16,
+        multipliers=(1, 1, 1, 2),
+        res_blocks=2,
+        attention_levels=(1,),
+        head_channels=None,
+        heads=2,
+        context_channels=8,
+        groups=4,
+        depth=2,
+    )
+    unet = tiny_unet(device, config)
+    assert unet(normal(1, 9, 8, 8, device=device), 3, normal(1, 1, 8, device=device)).shape == (1, 4, 8, 8)
+    assert len(unet.sites) == len(set(unet.sites)) == 2 * 2 * (2 + 1 + 3)
+    assert unet.mid.transformers[0].blocks[0].attn1.heads == 2
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 8, 12), (2, 4, 4, 8), (2, 3, 8, 8), (4, 8, 8)])
+def test_latents_of_another_shape_are_refused(shape, device):
+    unet, (_, t, context) = tiny_unet(device), unet_inputs(device)
+    with pytest.raises(
+        ValueError, match=r"latents are \(.*\); this U-Net wants \(b, 4, h, w\) with h and w multiples of 8"
+    ):
+        unet(normal(*shape, device=device), t, context)
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 32), (1, 7, 24), (7, 24)])
+def test_context_of_another_shape_is_refused(shape, device):
+    unet, (latents, t, _) = tiny_unet(device), unet_inputs(device)
+    with pytest.raises(ValueError, match=r"context is \(.*\); this U-Net wants \(2, 77, 24\).*another text encoder"):
+        unet(latents, t, normal(*shape, device=device))
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 1)])
+def test_timesteps_of_another_shape_are_refused(shape, device):
+    unet, (latents, _, context) = tiny_unet(device), unet_inputs(device)
+    with pytest.raises(ValueError, match="wanted one timestep, or one for each of 2 rows"):
+        unet(latents, torch.ones(shape, dtype=torch.long), context)
+
+
+def test_a_timestep_may_be_a_number_a_scalar_or_a_row_each(device):
+    unet, (latents, _, context) = tiny_unet(device), unet_inputs(device)
+    each = unet(latents, torch.tensor([7, 7], device=device), context)
+    assert torch.equal(unet(latents, 7, context), each)
+    assert torch.equal(unet(latents, torch.tensor(7), context), each)
+    assert not torch.equal(unet(latents, 8, context), each)
+
+
+def test_gradients_reach_everything(device):
+    unet = drawn(UNet(UNET), device)
+    inputs = unet_inputs(device, side=16)  # a map of one place is always 1 and has no gradient
+    assert_gradients_reach_everything(unet, lambda: unet(*inputs))
+
+
+def test_rows_are_independent(device):
+    unet, (latents, t, context) = tiny_unet(device), unet_inputs(device)
+    assert_rows_are_independent(lambda z, c: unet(z, t, c), latents, context)
+
+
+def test_a_fresh_network_predicts_zero(device):
+    assert not UNet(UNET).to(device)(*unet_inputs(device)).any()
+
+
+def test_checkpointing_changes_no_gradient(device):
+    unet = drawn(UNet(UNET), device)
+    gradients = []
+    for unet.checkpointing in (False, True):
+        unet.zero_grad()
+        unet(*unet_inputs(device)).square().sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in unet.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_checkpointing_carries_gradients_to_the_context(device):
+    """As null-text inversion needs: only the context is learnt."""
+    unet, (latents, t, context) = tiny_unet(device), unet_inputs(device)
+    gradients = []
+    for unet.checkpointing in (False, True):
+        leaf = context.clone().requires_grad_(True)
+        unet(latents, t, leaf).square().sum().backward()
+        gradients.append(leaf.grad)
+    assert distance(gradients[1], gradients[0]) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_near_float32(dtype, device):
+    unet = tiny_unet(device)
+    latents, t, context = unet_inputs(device)
+    with torch.no_grad():
+        wide = unet(latents, t, context)
+        half = unet.to(dtype)(latents.to(dtype), t, context.to(dtype))
+    assert half.dtype == dtype
+    assert distance(half, wide) < (1e-2 if dtype == torch.float16 else 6e-2)  # about eight roundings deep
+
+
+def test_float64_is_exact_where_float32_only_rounds(device):
+    unet = golden_model("ldm", device, torch.float64).unet
+    latents, t, context = golden_inputs(device)
+    with torch.no_grad():
+        out = unet(latents.double(), t, context.double())
+    assert out.dtype == torch.float64
+    assert distance(out, golden("unet.output", device)) < 1e-5
+
+
+def test_unhooked_attention_runs_on_the_flash_backend_alone(device):
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    unet = tiny_unet(device).to(dtype)
+    latents, t, context = unet_inputs(device)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        assert unet(latents.to(dtype), t, context.to(dtype)).isfinite().all()
+
+
+def test_unhooked_network_compiles_whole(device):
+    unet, inputs = tiny_unet(device), unet_inputs(device)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(unet, fullgraph=True, backend="aot_eager")(*inputs)
+        assert distance(compiled, unet(*inputs)) < 1e-6
+
+
+@pytest.mark.gpu
+def test_unhooked_call_peaks_below_one_map(device):
+    """At 96 x 96 latents the two finest maps of a row are the largest thing there could be; they are never built."""
+    config = UNetConfig(
+        channels=32, multipliers=(1, 1, 1, 1), res_blocks=1, head_channels=16, context_channels=8, groups=8
+    )
+    unet = tiny_unet(device, config).half()
+    latents, context = normal(1, 4, 96, 96, device=device).half(), normal(1, 77, 8, device=device).half()
+    one_map = 2 * (96 * 96) ** 2 * 2
+    with torch.no_grad():
+        unet(latents, 1, context)
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        unet(latents, 1, context)
+        assert torch.cuda.max_memory_allocated() - held < one_map
