@@ -1,0 +1,253 @@
+"""DreamBooth: a few pictures of a subject, and a word comes to mean it.
+
+arXiv:2208.12242, sections 3.2 and 3.3, as Photoswap uses it (arXiv:2305.18286, section 3.2): U-Net and text encoder are
+fine-tuned to denoise the references under a prompt with a rare token, beside pictures of the class under its plain
+prompt. Here is what surrounds the steps: pictures in, progress, checkpoints, the concept out.
+"""
+
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from models.stable_diffusion import StableDiffusion
+from train.checkpoint import CHECKPOINT, Concept, fill, fingerprint, read, save_concept, write
+from train.config import FREE, DreamBoothConfig
+from train.data import CentreCrops, Examples, Picture, RandomCrops, Stream, mirrored, read_pictures
+from train.learner import Learner, learning
+from train.prior import Drawing, class_pictures, draw
+from weights.atomic import atomic
+from weights.load import networks_of
+
+CHECKPOINT_FILE, CONCEPT_FILE, CLASS_FOLDER, SAMPLE_FOLDER = (
+    "checkpoint.safetensors",
+    "concept.safetensors",
+    "class",
+    "samples",
+)
+SHOWN = 20  # losses averaged in the progress bar: one alone says more of its timestep than of progress
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Where a run leaves its traces, and who is told of its steps and samples."""
+
+    folder: Path | None
+    progress: bool
+    on_step: Callable[[int, float], None] | None
+    on_sample: Callable[[int, Image.Image], None] | None
+
+
+def learn(
+    model: StableDiffusion,
+    references: Picture | Sequence[Picture],
+    config: DreamBoothConfig,
+    out: str | Path | None = None,
+    *,
+    progress: bool = True,
+    resume: bool = False,
+    class_folder: str | Path | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+    on_sample: Callable[[int, Image.Image], None] | None = None,
+) -> Concept:
+    """Learn a concept from pictures. The model is trained in place and given back as it was: see `apply_concept`.
+
+    references: a folder, files or pictures of the subject, 3 to 5 of them. out: a folder for concept.safetensors,
+    checkpoint.safetensors and samples/; None writes nothing. resume: go on from the checkpoint in `out`, bit for bit as
+    if never stopped, wherever the device adds up in the same order each time. class_folder: where class pictures are
+    kept, for many concepts to share; None takes class/ in `out`. on_step: told the step, from 1, and its loss.
+    on_sample: given the step and a picture.
+
+    Ctrl-C is honoured between two steps: the checkpoint is written, if there is an `out`, and KeyboardInterrupt raised.
+    Raises ValueError when the model is not float32, for a size that does not suit the model, for references that are no
+    pictures, and when there is nothing to resume or it was begun otherwise; OSError when `out` cannot be written.
+    """
+    size = config.size or model.config.native_size
+    _check(model, size)
+    watch = Watch(None if out is None else Path(out), progress, on_step, on_sample)
+    examples = _examples(model, config, size, read_pictures(references))
+    about = {"base": fingerprint(model), "pictures": examples.digest(), "settings": {**config.settings(), "size": size}}
+    saved = _saved(watch.folder, about, config.steps) if resume else None
+    classes = _classes(model, config, size, watch, class_folder) if config.prior_weight else None
+    with _lent(model, config):
+        learner = Learner(model, config, Stream(examples, model.schedule.train_steps, config.seed), classes)
+        if saved is not None:
+            learner.restore(*saved)
+        _run(learner, size, about, watch)
+        concept = _concept(learner, about)
+    if watch.folder:
+        save_concept(concept, watch.folder / CONCEPT_FILE, getattr(torch, config.concept_dtype))
+    return concept
+
+
+def _check(model: StableDiffusion, size: int) -> None:
+    if model.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"the model is in {model.dtype}, where steps of the optimizer round to nothing; load it in float32 "
+            "(bfloat16=True in the configuration saves time and memory)"
+        )
+    if size < 1 or size % model.config.granularity:
+        raise ValueError(
+            f"size is {size}; {model.config.name} learns from squares whose side is a multiple of "
+            f"{model.config.granularity}"
+        )
+
+
+def _examples(model: StableDiffusion, config: DreamBoothConfig, size: int, pictures: Sequence[Image.Image]) -> Examples:
+    pictures = mirrored(pictures) if config.mirror else pictures
+    return (RandomCrops if config.random_crop else CentreCrops)(model, pictures, size, config.sample_latents)
+
+
+def _classes(
+    model: StableDiffusion, config: DreamBoothConfig, size: int, watch: Watch, folder: str | Path | None
+) -> Stream:
+    """Rows of class pictures, which the model draws before it learns, unless they are there already."""
+    home = Path(folder) if folder else watch.folder and watch.folder / CLASS_FOLDER
+    pictures = class_pictures(
+        model,
+        config.class_text,
+        config.class_pictures,
+        _drawing(config, size),
+        home,
+        batch=config.class_batch,
+        progress=watch.progress,
+    )
+    examples = CentreCrops(model, pictures, size, config.sample_latents)
+    return Stream(examples, model.schedule.train_steps, config.seed + 1)
+
+
+def _drawing(config: DreamBoothConfig, size: int) -> Drawing:
+    return Drawing(size, config.class_steps, config.class_guidance, config.seed)
+
+
+def _saved(folder: Path | None, about: Mapping[str, Any], steps: int) -> tuple[dict[str, Tensor], int]:
+    """The state to resume from and the steps behind it, once it is sure that it is of this very run."""
+    if folder is None or not (folder / CHECKPOINT_FILE).is_file():
+        raise ValueError(f"there is nothing to resume: no {CHECKPOINT_FILE} in {folder}; start without resume")
+    state, begun = read(folder / CHECKPOINT_FILE, CHECKPOINT)
+    for key, what in {"base": "another model", "pictures": "other references"}.items():
+        if begun[key] != about[key]:
+            raise ValueError(f"the run in {folder} was begun with {what}; resume it with those, or use another folder")
+    theirs, ours = begun["settings"], about["settings"]
+    changed = [
+        f"{k} was {theirs.get(k)!r} and is {ours[k]!r}" for k in ours if k not in FREE and theirs.get(k) != ours[k]
+    ]
+    if changed:
+        raise ValueError(f"the run in {folder} was begun otherwise: {'; '.join(changed)}; resume it with what it had")
+    if begun["done"] > steps:
+        raise ValueError(f"the run in {folder} has {begun['done']} steps behind it, more than the {steps} asked for")
+    return state, begun["done"]
+
+
+@contextmanager
+def _lent(model: StableDiffusion, config: DreamBoothConfig) -> Iterator[None]:
+    """The model, ready to learn; afterwards weights, gradients and flags are again as they were."""
+    parts = learning(model, config)
+    weights = {
+        f"{p}.{name}": t.to("cpu", copy=True) for p, net in parts.items() for name, t in net.state_dict().items()
+    }
+    flags = [(p, p.requires_grad) for net in networks_of(model).values() for p in net.parameters()]
+    checkpointing = [(net, net.checkpointing) for net in (model.unet, model.text_encoder)]
+    try:
+        for part, net in networks_of(model).items():
+            net.requires_grad_(part in parts)
+        for net, _ in checkpointing:
+            net.checkpointing = config.checkpointing
+        yield
+    finally:
+        fill(parts, weights)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+            parameter.grad = None
+        for net, flag in checkpointing:
+            net.checkpointing = flag
+
+
+def _run(learner: Learner, size: int, about: Mapping[str, Any], watch: Watch) -> None:
+    """Step until done. Interrupted, it leaves a checkpoint, unless a second Ctrl-C came amid a step."""
+    config, recent = learner.config, deque[float](maxlen=SHOWN)
+    bar = tqdm(total=config.steps, initial=learner.done, desc=f"learning {config.token!r}", disable=not watch.progress)
+    try:
+        with bar, _patient() as interrupted:
+            while learner.done < config.steps:
+                recent.append(learner.step())
+                bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}", refresh=False)
+                bar.update()
+                if watch.on_step:
+                    watch.on_step(learner.done, recent[-1])
+                if _due(learner.done, config.sample_every):
+                    _show(learner, size, watch)
+                if _due(learner.done, config.checkpoint_every):
+                    _keep(learner, about, watch)
+                if interrupted():
+                    raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        if learner.whole:
+            _keep(learner, about, watch)
+        raise
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _show(learner: Learner, size: int, watch: Watch) -> None:
+    """Draw a picture with what has been learnt so far; its noise is its own, so learning does not notice."""
+    config = learner.config
+    picture = draw(learner.model, config.sample_prompt or config.instance_text, _drawing(config, size))[0]
+    if watch.on_sample:
+        watch.on_sample(learner.done, picture)
+    if watch.folder:
+        with atomic(watch.folder / SAMPLE_FOLDER / f"{learner.done:05}.png") as temporary:
+            picture.save(temporary, format="PNG")
+
+
+def _keep(learner: Learner, about: Mapping[str, Any], watch: Watch) -> None:
+    if watch.folder:
+        write(watch.folder / CHECKPOINT_FILE, CHECKPOINT, learner.state(), {**about, "done": learner.done})
+
+
+def _concept(learner: Learner, about: Mapping[str, Any]) -> Concept:
+    config = learner.config
+    return Concept(
+        base=about["base"],
+        base_name=learner.model.config.name,
+        token=config.token,
+        class_word=config.class_word,
+        instance_prompt=config.instance_text,
+        class_prompt=config.class_text,
+        settings=about["settings"],
+        tensors={name: tensor.to("cpu", copy=True) for name, tensor in learner.weights().items()},
+    )
+
+
+@contextmanager
+def _patient() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C is noted, not raised, so that no step is left half made; yields whether it came. A second one raises.
+
+    Only Python's own handling is replaced, and only in the main thread, where alone Ctrl-C arrives.
+    """
+    noted: list[int] = []
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+
+    def note(number: int, _: object) -> None:
+        noted.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(noted)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
