@@ -45,7 +45,7 @@ def read_pictures(references: Picture | Sequence[Picture]) -> list[Image.Image]:
 def _upright(picture: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(picture).convert("RGB")
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError) as error:
         raise ValueError(f"a reference picture cannot be read ({error}); save it again or leave it out") from error
 
 
