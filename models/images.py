@@ -30,7 +30,7 @@ def load_image(path: str | Path) -> Image.Image:
     try:
         with image:
             return _rgb(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, EOFError):
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError):  # each of them, by one decoder or another
         raise ValueError(f"{path} is a damaged picture: the file is cut short or corrupt; fetch it again") from None
 
 

@@ -3,7 +3,7 @@
 import pytest
 import reference
 import torch
-from tiny import assert_gradients_reach_everything, assert_rows_are_independent, distance, drawn, normal
+from tiny import assert_gradients_reach_everything, assert_rows_are_independent, distance, drawn, flash_dtype, normal
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models import CrossAttention, Hook, SelfAttention, attend, mapped_attention, reading
@@ -79,10 +79,7 @@ def test_the_map_returned_is_the_one_used(device):
 
 
 def test_unmapped_attention_runs_on_the_flash_backend(device):
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        pytest.skip("flash attention needs compute capability 8.0")
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-    q, k, v = (x.to(dtype) for x in projections(device, n=64, m=64, width=16))
+    q, k, v = (x.to(flash_dtype(device)) for x in projections(device, n=64, m=64, width=16))
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         assert attend(q, k, v).isfinite().all()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -47,6 +48,15 @@ def unet_inputs(device: torch.device, rows: int = 2, side: int = 8) -> tuple[Ten
 def tiny_unet(device: torch.device, config: UNetConfig = UNET) -> UNet:
     """A drawn U-Net that wants no gradients."""
     return drawn(UNet(config), device).requires_grad_(False).eval()
+
+
+def flash_dtype(device: torch.device) -> torch.dtype:
+    """A dtype that the flash backend of this device takes; skips the test where there is none."""
+    if device.type != "cuda":
+        return torch.float32
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        pytest.skip("flash attention needs compute capability 8.0")
+    return torch.float16
 
 
 def distance(a: Tensor, b: Tensor) -> float:
