@@ -91,6 +91,8 @@ def test_every_weight_is_in_the_fingerprint_and_half_precision_is_not(model):
             weight.copy_(list(networks_of(model)[part].parameters())[-1])
         network.half()
     assert fingerprint(changed) == base
+    changed.schedule = replace(model.schedule, prediction="eps")
+    assert fingerprint(changed) != base
 
 
 def test_missing_unknown_and_misshapen_tensors_are_named_and_nothing_is_copied(model):

@@ -52,11 +52,11 @@ class Concept:
 
 
 def fingerprint(model: StableDiffusion) -> str:
-    """A hash of every weight of the model, which is rounded to float16 for it: 64 hexadecimal digits.
+    """A hash of the noise schedule and of every weight, rounded to float16 for it: 64 hexadecimal digits.
 
     The same for a model loaded in float32 and in float16, not for one in bfloat16, whose rounding is another.
     """
-    found = hashlib.sha256()
+    found = hashlib.sha256(repr(model.schedule).encode())
     for part, network in networks_of(model).items():
         for name, tensor in sorted(network.state_dict().items()):
             found.update(f"{part}.{name} {tuple(tensor.shape)}\n".encode())
