@@ -25,12 +25,12 @@ def load_image(path: str | Path) -> Image.Image:
         raise ValueError(f"{path} is a folder; give the path of one picture") from None
     except Image.DecompressionBombError:
         raise ValueError(f"{path} has too many pixels to be opened safely; make it smaller first") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be opened: {error.strerror or error}") from None
+    except (OSError, SyntaxError, RuntimeError) as error:  # a RuntimeError comes from the AVIF decoder
+        raise ValueError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from None
     try:
         with image:
             return _rgb(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError):  # each of them, by one decoder or another
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError):  # one decoder or another
         raise ValueError(f"{path} is a damaged picture: the file is cut short or corrupt; fetch it again") from None
 
 
