@@ -25,7 +25,7 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     try:
         os.close(handle)
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -37,7 +37,7 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Bring the file onto the disk before its name points to it, readable as any new file would be."""
     mask = os.umask(0)
     os.umask(mask)

@@ -1,0 +1,8 @@
+"""One module for each command: `add_arguments` says what it takes, `run` does it, its docstring is its help.
+
+Networks are imported by `run`, so that help and mistakes in typing are answered at once.
+"""
+
+from photoswap.commands import demo, generate, invert, learn, swap
+
+COMMANDS = {"demo": demo, "generate": generate, "learn": learn, "invert": invert, "swap": swap}

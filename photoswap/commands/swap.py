@@ -1,0 +1,234 @@
+"""Swap the subject of a picture for another, keeping pose and background.
+
+The source is a picture, or an inversion from `photoswap invert`; left out, a
+picture is drawn from --prompt and --seed. In the prompt, the words --subject
+give way to the concept's ("sks cat"), or to --target. The folder --out receives
+result.png, grid.png (source, reconstruction, swap), and swap.json, which holds
+every setting.
+
+How much of the source is kept is a matter of three lambdas, counted in steps
+from the first: so long the target takes the source's self-attention output phi
+(--output-steps), its self-attention map M (--map-steps) and its cross-attention
+map A (--cross-steps). More of them keep more of the source's layout; fewer
+leave the new subject more freedom. The defaults are the paper's: 10, 25 and 20
+of 50 steps, and in proportion where there are more or fewer.
+
+examples:
+  photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --concept my-cat/concept.safetensors
+  photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --target "red fox" --mask dog-mask.png
+  photoswap swap inversion.safetensors --subject dog --concept my-cat/concept.safetensors --blend
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from photoswap.commands.common import (
+    GUIDANCE,
+    add_common,
+    add_sampling,
+    check_folder,
+    guidance_for,
+    load_model,
+    steps_for,
+    write_together,
+)
+from photoswap.commands.invert import add_method
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from models.stable_diffusion import StableDiffusion
+    from photoswap.inversion import Inversion
+    from photoswap.plan import SwapPlan
+    from photoswap.swap import SwapResult
+    from train.checkpoint import Concept
+
+INVERSION = ".safetensors"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `photoswap swap`."""
+    parser.add_argument("source", nargs="?", type=Path, help="the picture, or its inversion; without it, one is drawn")
+    parser.add_argument("--prompt", help="what is in the picture (an inversion knows its own)")
+    parser.add_argument("--subject", required=True, metavar="WORDS", help="what in the prompt is to be swapped: dog")
+    parser.add_argument("--target", metavar="WORDS", help="what takes its place (default: the concept's subject)")
+    parser.add_argument("--target-prompt", metavar="PROMPT", help="(default: --prompt, with --target for --subject)")
+    parser.add_argument(
+        "--mask", type=Path, metavar="FILE", help="a picture of the source's size, white where it may change"
+    )
+    add_method(parser)
+    group = parser.add_argument_group("the swap")
+    for name, letter, default in (("output", "phi", 10), ("map", "M", 25), ("cross", "A", 20)):
+        group.add_argument(
+            f"--{name}-steps", type=int, metavar="N", help=f"lambda of {letter} (default: {default} of 50 steps)"
+        )
+    group.add_argument(
+        "--align",
+        choices=("tokens", "index"),
+        default="tokens",
+        help="how A's columns are matched: by the prompts' common tokens, or one by one as the paper's formula reads "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--blend",
+        type=float,
+        nargs="?",
+        const=0.3,
+        metavar="SHARE",
+        help="keep the source wherever attention to the subject is below this share of its maximum (default: off; 0.3)",
+    )
+    add_sampling(parser)
+    add_common(parser, "photoswap-result", "the folder for result.png, grid.png and swap.json")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Source and target prompt, and the words of the subject in each."""
+
+    source: str
+    target: str
+    source_word: str
+    target_word: str
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Invert if need be, swap, and write the three files. Every mistake is found before the long part begins."""
+    check_folder(arguments.out)
+    from models.images import load_image
+    from photoswap.inversion import Inversion
+    from photoswap.swap import swap
+    from train.checkpoint import load_concept
+
+    given = arguments.source
+    inversion = Inversion.load(given) if given and given.suffix == INVERSION else None
+    picture = load_image(given) if given and inversion is None else None
+    mask = load_image(arguments.mask) if arguments.mask else None
+    make_plan(arguments, inversion, GUIDANCE)
+    concept = load_concept(arguments.concept) if arguments.concept else None
+    prompts = make_prompts(arguments, inversion, concept)
+    start = time.perf_counter()
+    model = load_model(arguments, concept=concept)
+    timings = {"load": time.perf_counter() - start}
+    check_words(model, prompts)
+    plan = make_plan(arguments, inversion, guidance_for(model, arguments.guidance))
+    start = time.perf_counter()
+    inversion = inversion or invert(model, picture, prompts.source, plan, arguments)
+    timings["invert"] = time.perf_counter() - start
+    result = swap(
+        model,
+        inversion,
+        prompts.source,
+        prompts.target,
+        plan,
+        source_word=prompts.source_word,
+        target_word=prompts.target_word,
+        mask=mask,
+        size=arguments.size,
+        progress=not arguments.quiet,
+    )
+    write(arguments, inversion, result, timings | result.timings)
+
+
+def make_plan(arguments: argparse.Namespace, inversion: "Inversion | None", guidance_scale: float) -> "SwapPlan":
+    """The paper's plan at this number of steps, with the flags that were given.
+
+    An inversion brings its own number of steps, and its guidance where it was made for one. guidance_scale: elsewhere.
+    """
+    from photoswap.blend import Blend
+    from photoswap.plan import SwapPlan
+
+    steps = inversion.steps if inversion and arguments.steps is None else steps_for(arguments.steps)
+    fitted = inversion is not None and inversion.method in ("null-text", "seed") and arguments.guidance is None
+    scale = inversion.guidance_scale if inversion and fitted else guidance_scale
+    lambdas = {name: getattr(arguments, f"{name}_steps") for name in ("output", "map", "cross")}
+    given: dict[str, Any] = {name: value for name, value in lambdas.items() if value is not None}
+    blend = None if arguments.blend is None else Blend(threshold=arguments.blend)
+    return SwapPlan.scaled(steps, **given, guidance_scale=scale, align=arguments.align, blend=blend)
+
+
+def make_prompts(arguments: argparse.Namespace, inversion: "Inversion | None", concept: "Concept | None") -> Prompts:
+    """Both prompts. Raises ValueError when one is missing, or lacks its subject."""
+    from photoswap.tokens import replace_word
+
+    source = arguments.prompt or (inversion.prompt if inversion else None)
+    if not source:
+        raise ValueError('say with --prompt what is in the picture: --prompt "a photo of a dog on grass"')
+    target_word = arguments.target or (concept.subject if concept else None)
+    if not target_word:
+        raise ValueError("say with --concept or --target what takes the subject's place")
+    target = arguments.target_prompt or replace_word(source, arguments.subject, target_word)
+    return Prompts(source, target, arguments.subject, target_word)
+
+
+def check_words(model: "StableDiffusion", prompts: Prompts) -> None:
+    """Raise ValueError, before the inversion, when a prompt lacks its subject."""
+    from photoswap.tokens import subject_tokens
+
+    subject_tokens(model.tokenizer, prompts.source, prompts.source_word)
+    subject_tokens(model.tokenizer, prompts.target, prompts.target_word)
+
+
+def invert(
+    model: "StableDiffusion",
+    picture: "Image.Image | None",
+    prompt: str,
+    plan: "SwapPlan",
+    arguments: argparse.Namespace,
+) -> "Inversion":
+    """The inversion of a picture, or of one drawn from the seed."""
+    from photoswap.inversion import invert_image, synthesize
+
+    settings = (plan.steps, plan.guidance_scale, arguments.size, not arguments.quiet)
+    if picture is None:
+        return synthesize(model, prompt, arguments.seed, *settings)
+    return invert_image(model, picture, prompt, arguments.method, *settings)
+
+
+def write(
+    arguments: argparse.Namespace, inversion: "Inversion", result: "SwapResult", timings: dict[str, float]
+) -> None:
+    """Put the three files into --out, and say so."""
+    record = make_record(arguments, result, timings)
+    files: dict[str, Any] = {
+        "result.png": result.result,
+        "grid.png": make_grid(inversion, result),
+        "swap.json": json.dumps(record, indent=2) + "\n",
+    }
+    write_together({arguments.out / name: content for name, content in files.items()})
+    for name in files:
+        print(arguments.out / name)
+
+
+def make_grid(inversion: "Inversion", result: "SwapResult") -> "Image.Image":
+    """Source, reconstruction and swap side by side, at the size worked on."""
+    from models.images import grid
+    from photoswap.sizes import take
+
+    side = result.target.size
+    source = take(inversion.source, side) if inversion.source else result.reconstruction
+    return grid([source, result.reconstruction, take(result.result, side)], ["source", "reconstruction", "swap"])
+
+
+def make_record(arguments: argparse.Namespace, result: "SwapResult", timings: dict[str, float]) -> dict[str, Any]:
+    """Every setting, timing and seed: enough to repeat the swap, and to know on what it ran."""
+    import torch
+
+    flags = {name: _plain(value) for name, value in vars(arguments).items() if name not in ("run", "command")}
+    return {
+        "command": arguments.command,
+        "arguments": flags,
+        "seed": arguments.seed,
+        "settings": result.settings,
+        "seconds": {stage: round(seconds, 3) for stage, seconds in timings.items()},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "platform": sys.platform},
+    }
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
