@@ -25,7 +25,7 @@ def load_image(path: str | Path) -> Image.Image:
         raise ValueError(f"{path} is a folder; give the path of one picture") from None
     except Image.DecompressionBombError:
         raise ValueError(f"{path} has too many pixels to be opened safely; make it smaller first") from None
-    except (OSError, SyntaxError, RuntimeError) as error:  # a RuntimeError comes from the AVIF decoder
+    except (OSError, SyntaxError, RuntimeError, ValueError) as error:  # one decoder or another
         raise ValueError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from None
     try:
         with image:

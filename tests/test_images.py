@@ -95,6 +95,13 @@ def test_every_cut_of_a_picture_gives_a_sentence(tmp_path):
                 assert "cut" in str(error)
 
 
+def test_nonsense_in_a_header_gives_a_sentence(tmp_path):
+    path = tmp_path / "a.ppm"
+    path.write_bytes(b"P6 \xcd4 24 255\n" + bytes(24 * 24 * 3))
+    with pytest.raises(ValueError, match=r"a\.ppm cannot be opened"):
+        load_image(path)
+
+
 def test_pictures_become_tensors_and_come_back():
     image = picture()
     tensor = to_tensor(image)
