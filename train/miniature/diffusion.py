@@ -1,0 +1,146 @@
+"""Train the miniature's U-Net and text encoder: torchrun --nproc-per-node 2 -m train.miniature.diffusion --minutes 90
+
+Latent diffusion (arXiv:2112.10752), eq. 3, with v-prediction (arXiv:2202.00512) as in SD 2.1. Every scene is seen with
+a caption that forgets attributes at random, mirrored or not; a tenth of the captions are empty, for guidance.
+The loss printed beside the training's is that of looks never trained on, at fixed noise.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from models.config import MINIATURE
+from models.text_encoder import TextEncoder
+from models.tokenizer import Tokenizer
+from models.unet import UNet
+from models.vae import Autoencoder
+from samplers.schedule import Schedule
+from train.miniature.data import SIZE, WORLDS, load, scene_at
+from train.miniature.loop import Budget, Trainer
+from train.world import Scene, caption, draw
+
+FORGET = 0.15
+EMPTY = 0.1
+
+
+class Latents:
+    """Scaled latents of every training picture and its mirror image, (n 2 4 16 16), encoded once and kept in a file."""
+
+    def __init__(self, path: Path, folder: Path, autoencoder: Path, device: str) -> None:
+        pictures, self.scenes = load(folder)
+        if not path.exists():
+            model = Autoencoder(MINIATURE.vae).to(device)
+            model.load_state_dict(torch.load(autoencoder, map_location=device, weights_only=True))
+            partial = path.with_suffix(".part.npy")
+            np.save(partial, np.concatenate([encode(model, chunk) for chunk in tqdm(pictures, desc="encode")]))
+            os.replace(partial, path)
+        self.values = torch.from_numpy(np.load(path))
+
+    def draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, list[str]]:
+        """Random latents (count 4 16 16) and a caption for each."""
+        rows, mirrored = rng.integers(len(self.values), size=count), rng.integers(2, size=count)
+        texts = ["" if rng.random() < EMPTY else caption(self.scenes[i], rng, FORGET) for i in rows]
+        return self.values[rows, mirrored].float(), texts
+
+
+@torch.no_grad()
+def encode(model: Autoencoder, pictures: np.ndarray, count: int = 50) -> np.ndarray:
+    """Pictures (n h w 3) to the scaled latents of each and of its mirror image, (n 2 4 h/8 w/8) float16."""
+    device, rows = model.quant_conv.weight.device, []
+    for part in np.array_split(pictures, -(-len(pictures) // count)):
+        images = torch.from_numpy(np.ascontiguousarray(part)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        both = torch.stack([images, images.flip(-1)], dim=1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        latents = model.mean(model.encode(both)) * model.config.scale_factor
+        rows.append(latents.unflatten(0, (-1, 2)).half().cpu().numpy())
+    return np.concatenate(rows)
+
+
+class Diffusion(nn.Module):
+    """The two networks that learn together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = UNet(MINIATURE.unet)
+        self.text = TextEncoder(MINIATURE.text)
+        self.schedule = Schedule(prediction="v")
+
+    def loss(self, latents: Tensor, tokens: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Mean squared error of v. latents, noise: (b 4 h w); tokens: (b 77); t: (b,) in 0..999."""
+        noisy, target = self.schedule.add_noise(latents, noise, t), self.schedule.target(latents, noise, t)
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        return F.mse_loss(self.unet(noisy, t.to(noisy.device), self.text(tokens)), target)
+
+
+def timesteps(count: int, rng: np.random.Generator) -> Tensor:
+    """One timestep in each of `count` equal stretches of 0..999, in random order: a steadier loss than drawing."""
+    return torch.from_numpy(((rng.permutation(count) + rng.random(count)) / count * 1000).astype(np.int64))
+
+
+class Held:
+    """Scenes of looks never trained on, with fixed noise: the same question at every call."""
+
+    def __init__(self, world: str, autoencoder: Path, device: str, count: int = 128) -> None:
+        model = Autoencoder(MINIATURE.vae)
+        model.load_state_dict(torch.load(autoencoder, map_location="cpu", weights_only=True))
+        scenes: list[Scene] = [scene_at(WORLDS[world], 10_000, i, unseen=True) for i in range(count)]
+        pictures = np.stack([np.asarray(draw(scene, SIZE).image) for scene in scenes])
+        generator = torch.Generator().manual_seed(0)
+        self.latents = torch.from_numpy(encode(model, pictures)[:, 0]).float().to(device)
+        self.tokens = Tokenizer()([caption(scene) for scene in scenes]).to(device)
+        self.noise = torch.randn(self.latents.shape, generator=generator).to(device)
+        self.t = timesteps(count, np.random.default_rng(0))
+
+    @torch.no_grad()
+    def loss(self, model: Diffusion) -> float:
+        """The loss over all of them."""
+        return float(model.loss(self.latents, self.tokens, self.t, self.noise))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("runs/data"))
+    parser.add_argument("--world", choices=WORLDS, default="small", help="the world the data shows, for held-out looks")
+    parser.add_argument("--autoencoder", type=Path, default=Path("runs/autoencoder/autoencoder.pt"))
+    parser.add_argument("--out", type=Path, default=Path("runs/diffusion"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--minutes", type=float, help="stop by the clock instead of by steps")
+    parser.add_argument("--batch", type=int, default=32, help="samples in each process")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    model = Diffusion().to(args.device).to(memory_format=torch.channels_last)
+    plain = ("embedding", "conv_in", "conv_out")
+    trainer = Trainer(model, plain, args.lr, Budget(args.steps, args.minutes), args.out)
+    if trainer.workers.rank == 0:
+        Latents(args.out / "latents.npy", args.data, args.autoencoder, args.device)
+    trainer.workers.same(0.0)  # the others wait until the file is there
+    latents = Latents(args.out / "latents.npy", args.data, args.autoencoder, args.device)
+    held, tokenizer = Held(args.world, args.autoencoder, args.device), Tokenizer()
+    stream = [args.seed, trainer.workers.rank, trainer.budget.step]
+    rng, generator = np.random.default_rng(stream), torch.Generator().manual_seed(int(np.dot(stream, [7, 1001, 31])))
+    running = 0.0
+    for step, share in trainer.progress():
+        values, texts = latents.draw(args.batch, rng)
+        noise = torch.randn(values.shape, generator=generator).to(args.device)
+        tokens = tokenizer(texts).to(args.device)
+        loss = model.loss(values.to(args.device), tokens, timesteps(args.batch, rng), noise)
+        trainer.step(loss, share)
+        running = running * 0.98 + loss.item() * 0.02 if running else loss.item()
+        if step % 20 == 0:
+            trainer.bar.set_postfix_str(f"step {step} loss {running:.4f}")
+        if step % 250 == 0 and trainer.workers.rank == 0:
+            tqdm.write(f"step {step} minutes {trainer.budget.spent / 60:.1f} held-out loss {held.loss(model):.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""What both trainings from nothing share: several processes, a budget, an average of the weights, checkpoints.
+
+Two processes of one thread each (torchrun --nproc-per-node 2 -m train.miniature...) are faster and steadier on a small
+CPU than one process of two threads; on a GPU one process is enough.
+"""
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from train.miniature.muon import Muon, split
+
+
+class Workers:
+    """This process among the ones torchrun started; alone when it started none."""
+
+    def __init__(self) -> None:
+        self.count, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        if self.count > 1:
+            dist.init_process_group("gloo")
+            torch.set_num_threads(max((os.cpu_count() or self.count) // self.count, 1))
+
+    def average(self, params: list[nn.Parameter]) -> None:
+        """Replace every gradient by its mean over the processes."""
+        if self.count == 1:
+            return
+        grads = [p.grad for p in params if p.grad is not None]
+        flat = torch.cat([g.reshape(-1) for g in grads])
+        dist.all_reduce(flat)
+        flat /= self.count
+        for g, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+            g.copy_(mean.view_as(g))
+
+    def same(self, value: float) -> float:
+        """The first process's value, in all of them."""
+        if self.count == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64)
+        dist.broadcast(shared, 0)
+        return shared.item()
+
+
+class Budget:
+    """How far a run has come, from 0 to 1: by steps, or by minutes of training where those are given."""
+
+    def __init__(self, steps: int, minutes: float | None) -> None:
+        self.steps, self.minutes = steps, minutes
+        self.step, self.spent, self.last = 0, 0.0, time.monotonic()
+
+    def tick(self) -> float:
+        """Count one step; the share of the budget used so far."""
+        now = time.monotonic()
+        self.step, self.spent, self.last = self.step + 1, self.spent + now - self.last, now
+        return min(self.spent / (60 * self.minutes) if self.minutes else self.step / self.steps, 1.0)
+
+
+def pace(progress: float, warm: float = 0.02) -> float:
+    """The learning rate's factor: a short linear rise, then half a cosine down to 2 %."""
+    if progress < warm:
+        return 0.05 + 0.95 * progress / warm
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
+
+
+class Trainer:
+    """Optimisers, weight average, checkpoints and progress bar around a module whose loss the caller computes.
+
+    plain: words in the names of parameters that Muon should leave to AdamW.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        plain: tuple[str, ...],
+        lr: float,
+        budget: Budget,
+        folder: Path,
+        ema: float = 0.999,
+        save_every: float = 240.0,
+    ) -> None:
+        self.module, self.budget, self.folder, self.ema_decay, self.save_every = module, budget, folder, ema, save_every
+        self.workers = Workers()
+        matrices, others = split(module, plain)
+        self.params = matrices + others
+        self.optimizers: list[torch.optim.Optimizer] = [
+            Muon(matrices, lr=lr),
+            torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, foreach=True),
+        ]
+        self.lr = lr
+        self.ema = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        self.path = folder / "checkpoint.pt"
+        self.resume()
+
+    def progress(self) -> Iterator[tuple[int, float]]:
+        """Yield (step, share of the budget) until it is spent; saves now and then, and at the end."""
+        bar = tqdm(total=100, disable=self.workers.rank > 0, unit="%", bar_format="{l_bar}{bar}| {elapsed} {postfix}")
+        saved, self.bar, self.budget.last = time.monotonic(), bar, time.monotonic()
+        while True:
+            share = self.workers.same(self.budget.tick())
+            bar.update(100 * share - bar.n)
+            if share >= 1 or time.monotonic() - saved > self.save_every:
+                self.save()
+                saved = time.monotonic()
+            if share >= 1:
+                return
+            yield self.budget.step, share
+
+    def step(self, loss: Tensor, share: float, clip: float = 1.0) -> None:
+        """One descent step on a loss; share sets the pace."""
+        loss.backward()
+        self.workers.average(self.params)
+        nn.utils.clip_grad_norm_(self.params, clip)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * pace(share)
+            optimizer.step()
+            optimizer.zero_grad()
+        decay = min(self.ema_decay, (1 + self.budget.step) / (10 + self.budget.step))
+        names = list(self.ema)
+        state = self.module.state_dict()
+        torch._foreach_lerp_([self.ema[n] for n in names], [state[n] for n in names], 1 - decay)
+
+    def save(self) -> None:
+        """Write everything a later run needs, whole or not at all; only the first process writes."""
+        if self.workers.rank > 0:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state: dict[str, Any] = {
+            "module": self.module.state_dict(),
+            "ema": self.ema,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.budget.step,
+            "spent": self.budget.spent,
+        }
+        partial = self.path.with_suffix(".part")
+        torch.save(state, partial)
+        os.replace(partial, self.path)
+
+    def resume(self) -> None:
+        """Go on from the folder's checkpoint, if there is one."""
+        if not self.path.exists():
+            return
+        state = torch.load(self.path, map_location=self.params[0].device, weights_only=True)
+        self.module.load_state_dict(state["module"])
+        self.ema = state["ema"]
+        for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
+        self.budget.step, self.budget.spent = state["step"], state["spent"]
