@@ -1,0 +1,247 @@
+"""Trajectories, their files, and the pictures they come back to."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from swap_model import SOURCE, picture, swap_model
+
+import photoswap.null_text as null_text
+from models.images import to_image, to_tensor
+from photoswap.inversion import Inversion, fingerprint, initial_noise, invert_image, reconstruct, synthesize
+from samplers import guided_eps, invert, sample
+from weights.load import networks_of
+
+STEPS = 5
+
+
+@pytest.fixture(scope="module")
+def model(device):
+    return swap_model(device)
+
+
+@pytest.fixture(scope="module")
+def fitted(model):
+    return inverted(model, "null-text")
+
+
+def inverted(model, method="direct", **settings):
+    """An inversion in five steps; null-text, which is slow, on a quarter of the area."""
+    size = (64, 64) if method == "null-text" else None
+    return invert_image(model, picture(), SOURCE, method, **{"steps": STEPS, "size": size, **settings})
+
+
+def own_picture(model, image):
+    """What the autoencoder alone makes of a picture."""
+    with torch.no_grad():
+        return to_image(model.decode(model.encode_image(to_tensor(image)[None]))[0])
+
+
+def settings_of(inversion):
+    return {name: getattr(inversion, name) for name in ("prompt", "method", "guidance_scale", "model", "seed")}
+
+
+@pytest.mark.parametrize("prediction", ["v", "eps"])
+def test_the_trajectory_is_ddim_backwards_at_guidance_one(device, prediction):
+    model = swap_model(device, prediction)
+    with torch.no_grad():
+        clean, context = model.encode_image(to_tensor(picture())[None]), model.encode_text(SOURCE)
+    wanted = invert(guided_eps(model.unet, model.schedule, None, context, 1.0), clean, model.schedule.inversion(STEPS))
+    inversion = inverted(model)
+    assert torch.equal(inversion.trajectory, torch.cat(wanted))
+    assert inversion.trajectory.dtype == torch.float32 and inversion.steps == STEPS
+    assert torch.equal(inversion.source_at(-1), wanted[-1]) and torch.equal(inversion.source_at(STEPS - 1), wanted[0])
+
+
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+def test_direct_comes_back_to_what_the_autoencoder_makes_bit_for_bit(model, guidance):
+    assert reconstruct(model, inverted(model), guidance).tobytes() == own_picture(model, picture()).tobytes()
+
+
+def sampled_error(model, inversion, guidance):
+    """Mean square distance in latents between where the source's row lands and where it should."""
+    nulls, context = inversion.null_contexts, model.encode_text(SOURCE)
+    empty = model.encode_text("")
+    eps = guided_eps(
+        model.unet, model.schedule, lambda s: empty if nulls is None else nulls[s.index][None], context, guidance
+    )
+    landed = sample(eps, inversion.source_at(-1), model.schedule.sampling(inversion.steps))
+    return (landed - inversion.source_at(inversion.steps - 1)).square().mean().item()
+
+
+@torch.no_grad()
+def test_null_text_lands_nearer_than_plain_ddim_under_guidance(model, fitted):
+    assert sampled_error(model, fitted, 7.5) < sampled_error(model, inverted(model, "ddim", size=(64, 64)), 7.5) / 2
+
+
+def test_null_text_at_guidance_one_has_nothing_to_fit(model):
+    nulls = inverted(model, "null-text", guidance_scale=1.0, steps=2).null_contexts
+    assert torch.equal(nulls, model.encode_text("").detach().expand_as(nulls))
+
+
+class Unmoved:
+    """Lands at the same place whatever the null context."""
+
+    def __init__(self, place):
+        self.place, self.calls = place, 0
+
+    def __call__(self, null):
+        self.calls += 1
+        return self.place + 0 * null
+
+
+def test_null_text_follows_its_published_constants(model, monkeypatch):
+    """Fifty steps: Adam afresh at each, rate 1e-2 (1 - i / 100), at most ten turns, stop below 1e-5 + i 2e-5."""
+    rates, turns = [], []
+    adam = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr: rates.append(lr) or adam(parameters, lr=lr))
+    for index in (0, 20, 49):
+        for share in (1.01, 0.99):
+            loss = Unmoved(((1e-5 + index * 2e-5) * share) ** 0.5)
+            null_text._fit(torch.zeros(1), loss, torch.zeros(1), index / 50)
+            turns.append(loss.calls)
+    assert turns == [10, 1] * 3
+    assert rates == pytest.approx([1e-2 * (1 - i / 100) for i in (0, 0, 20, 20, 49, 49)])
+
+
+def test_null_text_leaves_the_model_as_it_was(model):
+    learning = [p.requires_grad for p in model.unet.parameters()]
+    before = fingerprint(model)
+    inverted(model, "null-text", steps=1)
+    assert [p.requires_grad for p in model.unet.parameters()] == learning and True in learning
+    assert not model.unet.checkpointing and fingerprint(model) == before
+    assert all(p.grad is None for network in networks_of(model).values() for p in network.parameters())
+
+
+def test_null_text_wants_full_precision(device):
+    model = swap_model(device)
+    for network in networks_of(model).values():
+        network.to(torch.bfloat16)
+    with pytest.raises(ValueError, match="load the model in float32"):
+        inverted(model, "null-text")
+    assert inverted(model).trajectory.dtype == torch.float32
+
+
+@pytest.mark.parametrize("method", ["direct", "ddim", "null-text"])
+def test_the_same_call_gives_the_same_bytes_and_a_file_gives_them_back(model, method, tmp_path):
+    for name in ("a", "b"):
+        before = inverted(model, method, steps=2)
+        before.save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    after = Inversion.load(tmp_path / "a")
+    assert settings_of(before) == settings_of(after)
+    assert torch.equal(before.trajectory.cpu(), after.trajectory)
+    assert after.source.tobytes() == picture().tobytes()
+    assert (after.null_contexts is None) == (method != "null-text")
+    after.check(model, 2)
+    assert reconstruct(model, after).tobytes() == reconstruct(model, before).tobytes()
+
+
+def test_guidance_for_each_step_survives_the_file(model, tmp_path):
+    inverted(model, "null-text", steps=2, guidance_scale=(7.5, 3.0)).save(tmp_path / "a")
+    assert Inversion.load(tmp_path / "a").guidance_scale == (7.5, 3.0)
+    with pytest.raises(ValueError, match="2 values for 5 steps"):
+        inverted(model, "null-text", guidance_scale=(1.0, 2.0))
+
+
+def test_another_model_size_or_number_of_steps_is_refused(model, device):
+    inversion = inverted(model)
+    inversion.check(model, STEPS, (128, 128), 3.0)
+    with pytest.raises(ValueError, match="has 5 steps, the swap 50"):
+        inversion.check(model, 50)
+    with pytest.raises(ValueError, match="of 128 x 128 px, the swap of 192 x 128"):
+        inversion.check(model, STEPS, (192, 128))
+    for other in (swap_model(device, seed=1), replace(model, config=replace(model.config, noise=noise_of(model)))):
+        with pytest.raises(ValueError, match="made with another model"):
+            inversion.check(other, STEPS)
+        with pytest.raises(ValueError, match="made with another model"):
+            reconstruct(other, inversion)
+
+
+def noise_of(model):
+    return replace(model.config.noise, prediction="eps")
+
+
+def test_null_contexts_serve_only_their_guidance(model, fitted):
+    fitted.check(model, STEPS, guidance_scale=7.5)
+    with pytest.raises(ValueError, match=r"fitted for guidance 7\.5, the swap wants 3\.0"):
+        fitted.check(model, STEPS, guidance_scale=3.0)
+
+
+def test_one_changed_weight_changes_the_fingerprint(device):
+    model = swap_model(device)
+    before = fingerprint(model)
+    with torch.no_grad():
+        model.text_encoder.token_embedding.weight[320, 3] += 1e-3
+    assert fingerprint(model) != before and len(before) == 16
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda path, whole: path.write_bytes(whole[: len(whole) // 2]), "only part of one"),
+        (lambda path, whole: path.write_bytes(b"not a file of ours"), "only part of one"),
+        (lambda path, whole: path.write_bytes(b""), "only part of one"),
+        (lambda path, whole: save_file({"trajectory": torch.zeros(1)}, path), "no inversion of ours"),
+        (lambda path, whole: path.unlink(), "no inversion at"),
+        (lambda path, whole: (path.unlink(), path.mkdir()), "no inversion at"),
+    ],
+)
+def test_a_spoilt_file_is_refused(model, tmp_path, spoil, sentence):
+    path = tmp_path / "inversion.safetensors"
+    inverted(model).save(path)
+    spoil(path, path.read_bytes())
+    with pytest.raises(ValueError, match=sentence):
+        Inversion.load(path)
+
+
+def test_a_write_that_fails_leaves_what_was_there(model, tmp_path, monkeypatch):
+    path = tmp_path / "inversion.safetensors"
+    path.write_bytes(b"before")
+
+    def full(tensors, name, metadata):
+        name.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("photoswap.inversion.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        inverted(model).save(path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name] and path.read_bytes() == b"before"
+
+
+def test_a_picture_of_another_shape_is_worked_on_near_the_native_area(model):
+    wide = invert_image(model, picture(300, 200), SOURCE, steps=1)
+    assert wide.trajectory.shape[1:] == (4, 16, 24) and wide.source.size == (300, 200)
+    assert invert_image(model, picture(300, 200), SOURCE, steps=1, size=(64, 128)).trajectory.shape[1:] == (4, 16, 8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"method": "edict"}, "direct, ddim, null-text"),
+        ({"method": "seed"}, "want one of"),
+        ({"size": (100, 128)}, "64"),
+    ],
+)
+def test_senseless_requests_are_refused(model, settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        invert_image(model, picture(), SOURCE, steps=1, **settings)
+
+
+def test_a_synthetic_source_is_a_prompt_and_a_seed(model, tmp_path):
+    drawn, again, other = (synthesize(model, SOURCE, seed, steps=STEPS) for seed in (1, 1, 2))
+    assert torch.equal(drawn.trajectory, again.trajectory) and not torch.equal(drawn.trajectory, other.trajectory)
+    assert torch.equal(drawn.source_at(-1), initial_noise(model, torch.Generator().manual_seed(1)))
+    drawn.save(tmp_path / "a")
+    loaded = Inversion.load(tmp_path / "a")
+    assert settings_of(loaded) == settings_of(drawn) and loaded.source is None and loaded.seed == 1
+    assert synthesize(model, SOURCE, 1, steps=1, size=(192, 64)).trajectory.shape[1:] == (4, 8, 24)
+
+
+def test_bars_are_shown_only_when_asked_for(model, capsys):
+    inverted(model, "null-text", steps=1)
+    assert capsys.readouterr() == ("", "")
+    inverted(model, "null-text", steps=1, progress=True)
+    out, err = capsys.readouterr()
+    assert out == "" and "inversion" in err and "null-text" in err
