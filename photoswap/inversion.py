@@ -43,7 +43,7 @@ class Inversion:
     trajectory: (steps + 1 4 h w) float32, clean latents first, noise last. null_contexts: (steps 77 c), noisiest first,
     for null-text alone. source: the picture as it came, RGB, None if there was none. guidance_scale: for which the null
     contexts were fitted, or under which the picture was drawn; 1 for the others. model: the fingerprint of the model.
-    seed: of a synthetic source.
+    seed: of a synthetic source. Raises ValueError for parts that do not belong together.
     """
 
     trajectory: Tensor
@@ -54,6 +54,14 @@ class Inversion:
     source: Image.Image | None = None
     null_contexts: Tensor | None = None
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.trajectory.ndim != 4 or len(self.trajectory) < 2:
+            raise ValueError(f"the trajectory is {tuple(self.trajectory.shape)}; want (steps + 1, 4, h, w)")
+        if self.null_contexts is not None and len(self.null_contexts) != self.steps:
+            raise ValueError(f"there are {len(self.null_contexts)} null contexts for {self.steps} steps; want as many")
+        if self.method not in get_args(Method):
+            raise ValueError(f"method is {self.method!r}; want one of {', '.join(get_args(Method))}")
 
     @property
     def steps(self) -> int:
@@ -118,15 +126,18 @@ class Inversion:
             raise ValueError(f"{path} is no inversion, or only part of one ({error}): make it again") from error
         if FORMAT not in metadata:
             raise ValueError(f"{path} is a safetensors file, but no inversion of ours: make one first")
-        settings = json.loads(metadata[FORMAT])
-        scale = settings.pop("guidance_scale")
-        return cls(
-            trajectory=tensors["trajectory"],
-            guidance_scale=tuple(scale) if isinstance(scale, list) else scale,
-            source=_picture(tensors.get("source")),
-            null_contexts=tensors.get("null_contexts"),
-            **settings,
-        )
+        try:
+            settings = json.loads(metadata[FORMAT])
+            scale = settings.pop("guidance_scale")
+            return cls(
+                trajectory=tensors["trajectory"],
+                guidance_scale=tuple(scale) if isinstance(scale, list) else scale,
+                source=_picture(tensors.get("source")),
+                null_contexts=tensors.get("null_contexts"),
+                **settings,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is a damaged inversion ({error}): make it again") from error
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from swap_model import SOURCE, picture, swap_model
 
 import photoswap.null_text as null_text
 from models.images import to_image, to_tensor
-from photoswap.inversion import Inversion, fingerprint, initial_noise, invert_image, reconstruct, synthesize
+from photoswap.inversion import FORMAT, Inversion, fingerprint, initial_noise, invert_image, reconstruct, synthesize
 from samplers import guided_eps, invert, sample
 from weights.load import networks_of
 
@@ -36,6 +36,10 @@ def own_picture(model, image):
     """What the autoencoder alone makes of a picture."""
     with torch.no_grad():
         return to_image(model.decode(model.encode_image(to_tensor(image)[None]))[0])
+
+
+def whole_settings():
+    return '{"prompt": "", "method": "direct", "guidance_scale": 1.0, "model": "", "seed": null}'
 
 
 def settings_of(inversion):
@@ -184,6 +188,10 @@ def test_one_changed_weight_changes_the_fingerprint(device):
         (lambda path, whole: path.write_bytes(b"not a file of ours"), "only part of one"),
         (lambda path, whole: path.write_bytes(b""), "only part of one"),
         (lambda path, whole: save_file({"trajectory": torch.zeros(1)}, path), "no inversion of ours"),
+        (lambda path, whole: save_file({"trajectory": torch.zeros(2, 4, 8, 8)}, path, {FORMAT: "{}"}), "damaged"),
+        (lambda path, whole: save_file({"trajectory": torch.zeros(2, 4, 8, 8)}, path, {FORMAT: "{"}), "damaged"),
+        (lambda path, whole: save_file({"source": torch.zeros(1)}, path, {FORMAT: whole_settings()}), "damaged"),
+        (lambda path, whole: save_file({"trajectory": torch.zeros(1)}, path, {FORMAT: whole_settings()}), "damaged"),
         (lambda path, whole: path.unlink(), "no inversion at"),
         (lambda path, whole: (path.unlink(), path.mkdir()), "no inversion at"),
     ],
