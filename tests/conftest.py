@@ -14,7 +14,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # TF32 keeps 10 bits of mantissa, which would drown the tolerances.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    torch.set_num_threads(min(2, int(os.environ.get("OMP_NUM_THREADS", "2"))))
+    # The networks here are tiny: threads cost more than they bring, above all beside other work.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

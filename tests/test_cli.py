@@ -107,6 +107,16 @@ def test_generate_at_a_size_with_a_concept(tiny, concept, tmp_path):
         assert picture.size == (128, 64)
 
 
+@pytest.mark.gpu
+def test_the_gpu_gives_the_same_bytes_again(tiny, pictures, tmp_path):
+    """Learning too, whose backward pass adds atomically unless told otherwise. In processes of their own."""
+    for name in ("a", "b"):
+        learn = ["learn", pictures / "references", *LEARN, *tiny, "--device", "cuda", "--out", tmp_path / name]
+        subprocess.run([sys.executable, "-m", "photoswap", *map(str, learn)], check=True)
+    a, b = ((tmp_path / name / "concept.safetensors").read_bytes() for name in ("a", "b"))
+    assert a == b
+
+
 def test_swap_writes_two_pictures_and_a_record_that_repeats_them(tiny, pictures, concept, tmp_path):
     flags = ["--prompt", PROMPT, "--subject", "dog", "--concept", str(concept), "--steps", "4", "--blend"]
     arguments = ["swap", str(pictures / "source.png"), *flags, *tiny]

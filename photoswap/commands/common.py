@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,10 +105,11 @@ def pick_device(name: str | None) -> "torch.device":
 
 
 def make_repeatable(device: "torch.device") -> None:
-    """Have the GPU add in a fixed order where it can; the CPU does so anyway."""
+    """Have the GPU add in a fixed order where it can; the CPU does so anyway. For the whole process."""
     import torch
 
     if device.type == "cuda":
+        warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
 
