@@ -73,7 +73,6 @@ class Diffusion(nn.Module):
     def loss(self, latents: Tensor, tokens: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Mean squared error of v. latents, noise: (b 4 h w); tokens: (b 77); t: (b,) in 0..999."""
         noisy, target = self.schedule.add_noise(latents, noise, t), self.schedule.target(latents, noise, t)
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
         return F.mse_loss(self.unet(noisy, t.to(noisy.device), self.text(tokens)), target)
 
 
@@ -118,7 +117,7 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    model = Diffusion().to(args.device).to(memory_format=torch.channels_last)
+    model = Diffusion().to(args.device)
     plain = ("embedding", "conv_in", "conv_out")
     trainer = Trainer(model, plain, args.lr, Budget(args.steps, args.minutes), args.out)
     if trainer.workers.rank == 0:

@@ -1,0 +1,162 @@
+"""The whole job in one go on the drawn world: learn a subject, invert a scene, swap, and score against the truth.
+
+The world can draw the source scene again with the learnt subject in it, which is the answer a perfect swap would give.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from models.images import grid
+from models.stable_diffusion import StableDiffusion
+from photoswap.inversion import invert_image
+from photoswap.plan import SwapPlan
+from photoswap.scores import inside, outside, palette_match, psnr
+from photoswap.swap import SwapResult, swap
+from photoswap.tokens import replace_word
+from train.checkpoint import apply_concept
+from train.config import DreamBoothConfig, preset
+from train.dreambooth import learn
+from train.world import PLACES, SMALL, Look, Picture, Scene, draw
+from weights.atomic import atomic
+
+SUBJECT = Look("cat", "purple", "spotted", "yellow", "scarf", "green")
+SOURCE = Look("cat", "orange")
+REFERENCES = 4
+GUIDANCE = 3.0
+PLAN = SwapPlan(guidance_scale=GUIDANCE)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is to be done, and the right answer: references of a subject, a source scene, the scene with the subject."""
+
+    subject: Look
+    references: list[Image.Image]
+    scene: Scene
+    source: Picture
+    truth: Picture
+
+    @property
+    def prompt(self) -> str:
+        """What is in the source, without its looks: "a photo of a cat in a meadow"."""
+        return f"a photo of a {self.scene.look.species} {PLACES[self.scene.place][0]}"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A swap, what it was asked, and its scores: background in dB, subject in dB and as a share of the palette.
+
+    before: the same subject scores of the unswapped source, which a swap has to beat.
+    """
+
+    task: Task
+    swapped: SwapResult
+    background: float
+    subject: tuple[float, float]
+    before: tuple[float, float]
+
+
+def make_task(seed: int = 0, subject: Look = SUBJECT, source: Look = SOURCE) -> Task:
+    """Draw the references, the source and the truth; the seed says the poses and the places."""
+    rng = np.random.default_rng([7, seed])
+    scenes = [replace(SMALL.scene(rng, subject), light="day") for _ in range(REFERENCES)]
+    scene = replace(SMALL.scene(rng, source), light="day")
+    return Task(subject, [draw(s).image for s in scenes], scene, draw(scene), draw(scene.with_look(subject)))
+
+
+def learning(seed: int, subject: Look) -> DreamBoothConfig:
+    """How the demo learns: the miniature's preset."""
+    return preset("miniature", subject.species, seed=seed)
+
+
+def swap_in(
+    model: StableDiffusion, task: Task, token: str, plan: SwapPlan | None = None, progress: bool = False
+) -> SwapResult:
+    """Invert the task's source and swap in the concept that the model has learnt under the token."""
+    plan = plan or PLAN
+    inversion = invert_image(model, task.source.image, task.prompt, steps=plan.steps, progress=progress)
+    word, subject = task.scene.look.species, f"{token} {task.subject.species}"
+    target = replace_word(task.prompt, word, subject)
+    return swap(model, inversion, task.prompt, target, plan, source_word=word, target_word=subject, progress=progress)
+
+
+def score(task: Task, swapped: SwapResult) -> Outcome:
+    """Compare with the truth: the background where neither subject stands, the subject where the true one does."""
+    ground, body = outside([task.source.mask, task.truth.mask]), inside(task.truth.mask)
+    return Outcome(
+        task,
+        swapped,
+        psnr(swapped.result, task.source.image, ground),
+        _likeness(swapped.result, task, body),
+        _likeness(task.source.image, task, body),
+    )
+
+
+def sheet(outcome: Outcome) -> Image.Image:
+    """References | source | reconstruction | swap | the true answer."""
+    task, swapped = outcome.task, outcome.swapped
+    pictures = [
+        _quartered(task.references),
+        task.source.image,
+        swapped.reconstruction,
+        swapped.result,
+        task.truth.image,
+    ]
+    labels = ["references", "source", "reconstruction", "swap", "truth"]
+    return grid([picture.resize((256, 256), Image.Resampling.LANCZOS) for picture in pictures], labels)
+
+
+def run(model: StableDiffusion, out: Path, *, seed: int = 0, progress: bool = True) -> Outcome:
+    """Do it all, write the grid to `out`, print scores and seconds."""
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "draw"):
+        task = make_task(seed)
+    with _timed(seconds, "learn"):
+        config = learning(seed, task.subject)
+        concept = learn(model, task.references, config, progress=progress)
+    with _timed(seconds, "invert and swap"):
+        swapped = swap_in(apply_concept(model, concept), task, config.token, progress=progress)
+    outcome = score(task, swapped)
+    with atomic(out) as place:
+        sheet(outcome).save(place, format="PNG")
+    report(outcome, seconds)
+    print(f"grid                 {out}")
+    return outcome
+
+
+def report(outcome: Outcome, seconds: dict[str, float]) -> None:
+    """Print the scores and the seconds."""
+    (near, palette), (near_before, palette_before) = outcome.subject, outcome.before
+    print(f"source               {outcome.task.prompt}")
+    print(f"background kept      {outcome.background:.1f} dB")
+    print(f"subject to the truth {near:.1f} dB (the source's own subject {near_before:.1f} dB)")
+    print(f"subject's colours    {palette:.0%} (the source's own subject {palette_before:.0%})")
+    for stage, spent in seconds.items():
+        print(f"{stage:<20} {spent:.1f} s")
+    print(f"{'all':<20} {sum(seconds.values()):.1f} s")
+
+
+def _likeness(picture: Image.Image, task: Task, region: np.ndarray) -> tuple[float, float]:
+    return psnr(picture, task.truth.image, region), palette_match(picture, task.truth.image, region)
+
+
+def _quartered(pictures: list[Image.Image]) -> Image.Image:
+    """The first four pictures as one of twice the size."""
+    width, height = pictures[0].size
+    whole = Image.new("RGB", (2 * width, 2 * height), "white")
+    for i, picture in enumerate(pictures[:4]):
+        whole.paste(picture, (i % 2 * width, i // 2 * height))
+    return whole
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start
