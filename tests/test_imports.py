@@ -14,8 +14,8 @@ ROOMS = {
     "train": {"models", "samplers", "weights"},
     "photoswap": {"models", "samplers", "weights"},
 }
-# The command line and the demo join learning with swapping; nothing else does.
-DOORS = ("photoswap/__main__.py", "photoswap/cli*.py", "photoswap/commands/*.py", "photoswap/demo.py")
+# The command line, the demo and its evaluation join learning with swapping; nothing else does.
+DOORS = ("photoswap/__main__.py", "photoswap/commands/*.py", "photoswap/demo.py", "photoswap/evaluate.py")
 FOREIGN = {"diffusers", "transformers"}
 SOURCES = sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 TESTS = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py"))
