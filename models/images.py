@@ -66,7 +66,7 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def grid(images: Sequence[Image.Image], labels: Sequence[str] | None = None, columns: int | None = None) -> Image.Image:
-    """Pictures side by side on white, each with its label beneath; columns: pictures in a row, all by default.
+    """Pictures side by side on white, each with its label beneath, of one line or more. columns: in a row, default all.
 
     Pictures of other sizes than the largest are centred in its cell. Raises ValueError when there are no pictures, or
     not a label for each.
@@ -78,7 +78,8 @@ def grid(images: Sequence[Image.Image], labels: Sequence[str] | None = None, col
     columns = min(columns or len(images), len(images))
     width, height = (max(image.size[axis] for image in images) for axis in (0, 1))
     font_size, gap = max(11, width // 20), max(4, width // 40)
-    text_height = 0 if labels is None else round(1.6 * font_size)
+    lines = max((label.count("\n") + 1 for label in labels or ()), default=0)
+    text_height = round((1.3 * lines + 0.3) * font_size) if lines else 0
     step_x, step_y = width + gap, height + text_height + gap
     sheet = Image.new("RGB", (columns * step_x + gap, math.ceil(len(images) / columns) * step_y + gap), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(font_size)
@@ -86,5 +87,6 @@ def grid(images: Sequence[Image.Image], labels: Sequence[str] | None = None, col
         x, y = gap + i % columns * step_x, gap + i // columns * step_y
         sheet.paste(image, (x + (width - image.width) // 2, y + (height - image.height) // 2))
         if labels is not None:
-            draw.text((x + width // 2, y + height + text_height // 2), labels[i], fill="black", font=font, anchor="mm")
+            centre = (x + width // 2, y + height + text_height // 2)
+            draw.multiline_text(centre, labels[i], fill="black", font=font, anchor="mm", align="center")
     return sheet

@@ -50,4 +50,4 @@ def test_samples_follow_the_seed():
 @pytest.mark.parametrize("text", ["a photo of a cat", "a photo of a striped red and white cat with a blue scarf"])
 def test_wrapping_loses_no_word(text):
     assert "a photo of " + wrapped(text).replace("\n", " ") == text
-    assert max(map(len, wrapped(text).split("\n"))) <= 26
+    assert max(map(len, wrapped(text).split("\n"))) <= 21

@@ -142,6 +142,7 @@ def test_grid_places_every_picture_whole():
             assert (pixels == colour).all(axis=1).sum() == 40 * 30
     assert grid(images).width > 3 * 40
     assert grid(images, labels=["a", "b", "c"]).height > grid(images).height
+    assert grid(images, labels=["a", "b\nb", "c"]).height > grid(images, labels=["a", "b", "c"]).height
     assert grid(images, columns=1).height > 3 * 30
 
 

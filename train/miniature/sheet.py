@@ -31,7 +31,7 @@ def samples(
     return [to_image(row) for row in model.decode(sample(eps, noise, model.schedule.sampling(steps)))]
 
 
-def wrapped(text: str, width: int = 26) -> str:
+def wrapped(text: str, width: int = 21) -> str:
     """The text in lines that fit under a picture; the opening "a photo of" left out."""
     lines = [""]
     for word in text.removeprefix("a photo of ").split():
