@@ -218,7 +218,7 @@ def test_the_wrong_model_is_refused(tiny_file):
 
 def test_an_absent_model_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path))
-    with pytest.raises(ValueError, match=r"download v2-1_768-ema-pruned.safetensors from https://huggingface.co/sd2-c"):
+    with pytest.raises(ValueError, match=r"`photoswap weights fetch sd21` gets it \(5.2 GB\)"):
         load("sd21")
     with pytest.raises(ValueError, match="is no file, no folder and none of miniature, sd21, sd21-base, sd15"):
         load(tmp_path / "nowhere.safetensors")

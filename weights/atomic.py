@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -44,3 +45,11 @@ def flush(path: Path) -> None:
     path.chmod(0o666 & ~mask)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def check_space(folder: Path, size: int) -> None:
+    """Raise ValueError, before any work is done, unless so many bytes fit where the folder is or will be."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    free = shutil.disk_usage(existing).free
+    if free < size:
+        raise ValueError(f"{existing} has {free / 1e9:.2f} GB free and {size / 1e9:.2f} GB are needed; make room there")

@@ -4,19 +4,24 @@ The official host withdrew Stable Diffusion 2.x in November 2025; community mirr
 revision and hash make it unnecessary to trust a mirror.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from tqdm import tqdm
+
+CHUNK = 2**20
 VARIABLE = "PHOTOSWAP_WEIGHTS"
 
 
 @dataclass(frozen=True)
 class Published:
-    """One official file. bytes and sha256 are those of the file; revision None: not pinned."""
+    """One official file: where it is, and the size and hash by which it is known wherever it comes from."""
 
     repository: str
-    revision: str | None
+    revision: str
     file: str
     bytes: int
     sha256: str
@@ -24,7 +29,7 @@ class Published:
     @property
     def page(self) -> str:
         """Where a person finds it."""
-        return f"https://huggingface.co/{self.repository}/tree/{self.revision or 'main'}"
+        return f"https://huggingface.co/{self.repository}/tree/{self.revision}"
 
 
 PUBLISHED = {
@@ -44,7 +49,7 @@ PUBLISHED = {
     ),
     "sd15": Published(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        None,
+        "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
         "v1-5-pruned-emaonly.safetensors",
         4265146304,
         "6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa",
@@ -58,6 +63,27 @@ def cache_folder() -> Path:
     return Path(os.environ.get(VARIABLE) or Path.home() / ".cache" / "photoswap").expanduser()
 
 
+def sha256(path: Path, progress: bool = False) -> str:
+    """The SHA-256 of a file, in hexadecimal digits; about two seconds for a gigabyte."""
+    digest = hashlib.sha256()
+    feed(digest, path, progress)
+    return digest.hexdigest()
+
+
+def feed(digest: Any, path: Path, progress: bool = False) -> None:
+    """Add the bytes of a file to a hash."""
+    size = path.stat().st_size
+    with open(path, "rb") as file, bar(size, f"checking {path.name}", progress) as shown:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            shown.update(len(chunk))
+
+
+def bar(total: int, title: str, progress: bool, done: int = 0) -> tqdm:
+    """A progress bar that counts bytes."""
+    return tqdm(total=total, initial=done, desc=title, unit="B", unit_scale=True, disable=not progress, leave=False)
+
+
 def locate(name_or_path: str | os.PathLike) -> Path:
     """The file or folder that a name or a path means.
 
@@ -69,8 +95,8 @@ def locate(name_or_path: str | os.PathLike) -> Path:
         wanted = cache_folder() / published.file
         return _present(
             wanted,
-            f"{name_or_path} is not at {wanted}: download {published.file} from {published.page} into that folder "
-            f"(or set {VARIABLE} to the folder that holds it)",
+            f"{name_or_path} is not at {wanted}: `photoswap weights fetch {name_or_path}` gets it "
+            f"({published.bytes / 1e9:.1f} GB), or set {VARIABLE} to the folder that holds {published.file}",
         )
     names = ", ".join(["miniature", *PUBLISHED])
     return _present(
