@@ -61,6 +61,24 @@ def test_parameters_of_the_stored_dtype_are_the_file_itself():
     assert LAYOUTS["ldm"].read_bytes() == before
 
 
+def test_what_is_converted_lets_go_of_the_file_piece_by_piece(tiny_file, monkeypatch):
+    """Openings of the file: one for what stays as it is; one more for every piece that is converted."""
+    opened = []
+    monkeypatch.setattr(
+        "weights.load.safe_open", lambda *args, **kwargs: opened.append(args) or safe_open(*args, **kwargs)
+    )
+    monkeypatch.setattr("weights.load.PIECE", 2**20)
+    kept = load(tiny_file, dtype=torch.float32)
+    assert len(opened) == 1
+    converted = load(tiny_file, dtype=torch.float64)
+    assert len(opened) - 1 >= 3  # 6.4 MB, of which the token embedding is one tensor of 4.7
+    for key, tensor in parameters(converted).items():
+        assert torch.equal(tensor, parameters(kept)[key].double())
+    if Path("/proc/self/maps").exists():
+        del kept
+        assert str(tiny_file) not in Path("/proc/self/maps").read_text()
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_loads_to_any_dtype(dtype, device):
     model = golden_model("ldm", device, dtype)

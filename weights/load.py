@@ -1,7 +1,8 @@
 """Official checkpoints -> our networks: read safetensors, rename, check that every key is used once, fill the networks.
 
 The networks are built on the meta device and given the file's own tensors, memory-mapped: nothing is drawn at random
-and nothing is held twice. Where dtype or device differ, they are converted one tensor at a time.
+and nothing is held twice. Where dtype or device differ, they are converted one tensor at a time, and the file is let go
+of piece by piece: memory peaks at the weights in their new dtype and little more.
 """
 
 import json
@@ -28,6 +29,7 @@ from weights.names import PARTS, Layout, Part, Source, not_needed, source, table
 from weights.published import locate
 
 Prediction = Literal["eps", "v"]
+PIECE = 2**26  # bytes of a file that stay in memory while they are converted
 METADATA = "photoswap.config"  # what `save` records, so that a file of ours says what it is
 HF_FILES: dict[Part, tuple[str, str]] = {
     "unet": ("unet", "diffusion_pytorch_model"),
@@ -58,6 +60,7 @@ def load(
     networks = networks_of(model)
     layout: Layout = "ldm" if None in files else "hf"
     for part, checkpoint in files.items():
+        checkpoint.kept_as = (torch.device(device), dtype)
         parts = PARTS if part is None else (part,)
         renamed = _rename(checkpoint, {p: networks[p] for p in parts}, config, layout, str(checkpoint.path))
         for p in parts:
@@ -95,9 +98,10 @@ def networks_of(model: StableDiffusion) -> dict[Part, nn.Module]:
     return {"unet": model.unet, "vae": model.vae, "text": model.text_encoder}
 
 
-def fill(network: nn.Module, state: Mapping[str, Tensor], device: str | torch.device, dtype: torch.dtype) -> None:
-    """Give a network on the meta device its parameters, converting one at a time."""
-    network.load_state_dict({key: tensor.to(device, dtype) for key, tensor in state.items()}, strict=True, assign=True)
+def fill(network: nn.Module, state: dict[str, Tensor], device: str | torch.device, dtype: torch.dtype) -> None:
+    """Give a network on the meta device its parameters, converting one at a time and emptying `state` on the way."""
+    converted = {key: state.pop(key).to(device, dtype) for key in list(state)}
+    network.load_state_dict(converted, strict=True, assign=True)
     network.eval()
 
 
@@ -132,11 +136,17 @@ def save(model: StableDiffusion, path: str | os.PathLike, dtype: torch.dtype | N
 class Checkpoint(Mapping[str, Tensor]):
     """The tensors of a safetensors file, memory-mapped: one is read when it is asked for.
 
+    kept_as: the device and dtype in which its tensors will stay; None: as they are. Those that will be converted are
+    not needed afterwards, so for every `PIECE` bytes of them the file is mapped anew: once the tensors of a piece are
+    gone its pages are too, where a single mapping would keep all pages until the last of its tensors has gone.
+
     Raises ValueError when the file is not a whole safetensors file.
     """
 
     def __init__(self, path: Path):
         self.path = path
+        self.kept_as: tuple[torch.device, torch.dtype] | None = None
+        self._passing = 0  # bytes handed out of this mapping, to be converted
         if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
             raise ValueError(
                 f"{path} is a pickle, which can run code when it is opened: convert it to .safetensors first"
@@ -157,7 +167,12 @@ class Checkpoint(Mapping[str, Tensor]):
     def __getitem__(self, key: str) -> Tensor:
         if key not in self._keys:
             raise KeyError(key)
-        return self._file.get_tensor(key)
+        tensor = self._file.get_tensor(key)
+        if self.kept_as not in (None, (tensor.device, tensor.dtype)):
+            self._passing += tensor.nbytes
+            if self._passing > PIECE:
+                self._file, self._passing = safe_open(self.path, framework="pt", device="cpu"), 0
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
