@@ -7,7 +7,6 @@ other words. `null-text` fits an empty prompt for every step instead, as Photosw
 the trajectory along which the model itself drew the picture, given back as in `direct`.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from models.images import to_image, to_tensor
 from models.stable_diffusion import StableDiffusion
 from samplers import Eps, Step, guided_eps, invert, sample
+from weights import fingerprint
 from weights.atomic import atomic
 
 from .null_text import fit_null_contexts
@@ -98,9 +98,9 @@ class Inversion:
             raise ValueError(
                 f"null-text was fitted for guidance {self.guidance_scale}, the swap wants {guidance_scale}: invert anew"
             )
-        if fingerprint(model) != self.model:
+        if (found := fingerprint(model)) != self.model:
             raise ValueError(
-                f"the inversion was made with another model ({self.model}, this one is {fingerprint(model)}): invert "
+                f"the inversion was made with another model ({self.model}, this one is {found}): invert "
                 "the picture again with the model, and the concept, that will swap"
             )
 
@@ -257,21 +257,6 @@ def initial_noise(model: StableDiffusion, generator: torch.Generator, size: tupl
     factor, channels = model.config.vae.factor, model.config.vae.latent_channels
     noise = torch.randn(1, channels, h // factor, w // factor, generator=generator, device=generator.device)
     return noise.to(model.device)
-
-
-def fingerprint(model: StableDiffusion) -> str:
-    """Sixteen hexadecimal digits that tell models apart: of the numbers of the configuration and of every weight.
-
-    Weights count by the sum of their bits as float32, exact on every device and the same for a model loaded in a wider
-    type than its file's.
-    """
-    config = model.config
-    digest = hashlib.sha256(repr((config.unet, config.vae, config.text, config.noise)).encode())
-    for part in (model.unet, model.vae, model.text_encoder):
-        for name, parameter in part.named_parameters():
-            bits = parameter.detach().to(torch.float32).contiguous().view(torch.int32)
-            digest.update(f"{name} {tuple(parameter.shape)} {bits.sum(dtype=torch.int64).item()}".encode())
-    return digest.hexdigest()[:16]
 
 
 def _pixels(image: Image.Image | None) -> Tensor | None:

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from tiny_model import tiny_model
 
-from train.checkpoint import apply_concept, fingerprint, load_concept
+from train.checkpoint import apply_concept, load_concept
 from train.config import PRESETS, DreamBoothConfig, preset
 from train.data import CentreCrops, Rows, Stream
 from train.dreambooth import CHECKPOINT_FILE, CONCEPT_FILE, learn
 from train.learner import Learner
+from weights import fingerprint
 from weights.load import networks_of
 
 QUICK = DreamBoothConfig(

@@ -9,8 +9,9 @@ from swap_model import SOURCE, picture, swap_model
 
 import photoswap.null_text as null_text
 from models.images import to_image, to_tensor
-from photoswap.inversion import FORMAT, Inversion, fingerprint, initial_noise, invert_image, reconstruct, synthesize
+from photoswap.inversion import FORMAT, Inversion, initial_noise, invert_image, reconstruct, synthesize
 from samplers import guided_eps, invert, sample
+from weights import fingerprint
 from weights.load import networks_of
 
 STEPS = 5
@@ -171,14 +172,6 @@ def test_null_contexts_serve_only_their_guidance(model, fitted):
     fitted.check(model, STEPS, guidance_scale=7.5)
     with pytest.raises(ValueError, match=r"fitted for guidance 7\.5, the swap wants 3\.0"):
         fitted.check(model, STEPS, guidance_scale=3.0)
-
-
-def test_one_changed_weight_changes_the_fingerprint(device):
-    model = swap_model(device)
-    before = fingerprint(model)
-    with torch.no_grad():
-        model.text_encoder.token_embedding.weight[320, 3] += 1e-3
-    assert fingerprint(model) != before and len(before) == 16
 
 
 @pytest.mark.parametrize(

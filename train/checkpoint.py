@@ -5,7 +5,6 @@ Metadata is one JSON text under one key: with several keys the same content woul
 """
 
 import copy
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.stable_diffusion import StableDiffusion
+from weights import fingerprint
 from weights.atomic import atomic
 from weights.load import networks_of
 from weights.names import Part
@@ -49,19 +49,6 @@ class Concept:
     def subject(self) -> str:
         """How prompts call the subject, for instance "sks cat"."""
         return f"{self.token} {self.class_word}"
-
-
-def fingerprint(model: StableDiffusion) -> str:
-    """A hash of the noise schedule and of every weight, rounded to float16 for it: 64 hexadecimal digits.
-
-    The same for a model loaded in float32 and in float16, not for one in bfloat16, whose rounding is another.
-    """
-    found = hashlib.sha256(repr(model.schedule).encode())
-    for part, network in networks_of(model).items():
-        for name, tensor in sorted(network.state_dict().items()):
-            found.update(f"{part}.{name} {tuple(tensor.shape)}\n".encode())
-            found.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy().data)
-    return found.hexdigest()
 
 
 def save_concept(concept: Concept, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
@@ -96,8 +83,8 @@ def apply_concept(model: StableDiffusion, concept: Concept | str | Path) -> Stab
     found = fingerprint(model)
     if found != concept.base:
         raise ValueError(
-            f"the concept {concept.subject!r} was learnt on {concept.base_name} ({concept.base[:12]}) and this is "
-            f"{model.config.name} ({found[:12]}); load the base it was learnt on, or learn it again on this one"
+            f"the concept {concept.subject!r} was learnt on {concept.base_name} ({concept.base}) and this is "
+            f"{model.config.name} ({found}); load the base it was learnt on, or learn it again on this one"
         )
     parts = {name.split(".")[0] for name in concept.tensors}
     learnt: dict[Part, Any] = {p: copy.deepcopy(net) for p, net in networks_of(model).items() if p in parts}

@@ -20,11 +20,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.stable_diffusion import StableDiffusion
-from train.checkpoint import CHECKPOINT, Concept, fill, fingerprint, read, save_concept, write
+from train.checkpoint import CHECKPOINT, Concept, fill, read, save_concept, write
 from train.config import FREE, DreamBoothConfig
 from train.data import CentreCrops, Examples, Picture, RandomCrops, Stream, mirrored, read_pictures
 from train.learner import Learner, learning
 from train.prior import Drawing, class_pictures, draw
+from weights import fingerprint
 from weights.atomic import atomic
 from weights.load import networks_of
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from models.images import load_image, to_image
 from models.stable_diffusion import StableDiffusion
 from samplers import guided_eps, sample
-from train.checkpoint import fingerprint
+from weights import fingerprint
 from weights.atomic import atomic
 
 

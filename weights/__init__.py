@@ -1,1 +1,5 @@
-"""Official checkpoints -> our networks, and back: `weights.load.load`, `weights.load.save`."""
+"""Official checkpoints -> our networks, and back: `weights.load.load` and `.save`; `fingerprint` tells models apart."""
+
+from weights.fingerprint import fingerprint
+
+__all__ = ["fingerprint"]
