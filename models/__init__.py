@@ -21,7 +21,7 @@ from models.config import (
     VAEConfig,
 )
 from models.hooks import NO_HOOK, Hook, Hooks, Site, merge, quantities, reading
-from models.images import fit, grid, load_image, to_image, to_tensor
+from models.images import fit, grid, load_image, to_image, to_tensor, upright
 from models.stable_diffusion import StableDiffusion
 from models.text_encoder import TextEncoder
 from models.tokenizer import Tokenizer
@@ -72,4 +72,5 @@ __all__ = [
     "timestep_embedding",
     "to_image",
     "to_tensor",
+    "upright",
 ]

@@ -29,9 +29,20 @@ def load_image(path: str | Path) -> Image.Image:
         raise ValueError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from None
     try:
         with image:
-            return _rgb(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError):  # one decoder or another
+            return upright(image)
+    except ValueError:
         raise ValueError(f"{path} is a damaged picture: the file is cut short or corrupt; fetch it again") from None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A copy of a picture of any mode as RGB, turned upright as its EXIF says, transparency laid over white.
+
+    Raises ValueError when the picture was opened by the caller, and only now turns out to be cut short or corrupt.
+    """
+    try:
+        return _rgb(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError) as error:  # one decoder or another
+        raise ValueError(f"the picture cannot be read ({error}): it is cut short or corrupt; fetch it again") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from models.images import to_image, to_tensor
+from models.images import to_image, to_tensor, upright
 from models.stable_diffusion import StableDiffusion
 from samplers import Eps, Step, guided_eps, invert, sample
 from weights import fingerprint
@@ -41,9 +41,9 @@ class Inversion:
     """A source ready to be swapped, as often as one likes.
 
     trajectory: (steps + 1 4 h w) float32, clean latents first, noise last. null_contexts: (steps 77 c), noisiest first,
-    for null-text alone. source: the picture as it came, RGB, None if there was none. guidance_scale: for which the null
-    contexts were fitted, or under which the picture was drawn; 1 for the others. model: the fingerprint of the model.
-    seed: of a synthetic source. Raises ValueError for parts that do not belong together.
+    for null-text alone. source: the picture as it came, upright and RGB, None if there was none. guidance_scale: for
+    which the null contexts were fitted, or under which the picture was drawn; 1 for the others. model: the fingerprint
+    of the model. seed: of a synthetic source. Raises ValueError for parts that do not belong together.
     """
 
     trajectory: Tensor
@@ -161,6 +161,7 @@ def invert_image(
     methods = get_args(Method)[:-1]
     if method not in methods:
         raise ValueError(f"method is {method!r}; want one of {', '.join(methods)}")
+    image = upright(image)
     size = size or working_size(image.size, model.config.native_size, model.config.granularity)
     check_size(size, model.config.granularity)
     if isinstance(guidance_scale, tuple) and len(guidance_scale) != steps:
@@ -175,7 +176,7 @@ def invert_image(
     if method == "null-text":
         nulls = fit_null_contexts(model, trajectory, context, partial(scale_at, guidance_scale), progress)
     scale = guidance_scale if method == "null-text" else 1.0
-    return Inversion(trajectory, prompt, method, scale, fingerprint(model), image.convert("RGB"), nulls)
+    return Inversion(trajectory, prompt, method, scale, fingerprint(model), image, nulls)
 
 
 @torch.no_grad()

@@ -51,6 +51,10 @@ def test_files_and_pictures_may_be_mixed_and_are_turned_upright(tmp_path):
     assert {p.mode for p in pictures} == {"RGB"}
 
 
+def test_transparency_of_a_picture_lies_over_white():
+    assert read_pictures(Image.new("RGBA", (8, 8), (9, 9, 9, 0)))[0].getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_what_is_no_picture_is_named(tmp_path):
     with pytest.raises(ValueError, match="empty folder"):
         read_pictures(tmp_path)

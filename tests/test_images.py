@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models import fit, grid, load_image, to_image, to_tensor
+from models import fit, grid, load_image, to_image, to_tensor, upright
 
 
 def picture(width=6, height=4, seed=0):
@@ -43,6 +43,35 @@ def test_transparency_lies_over_white(tmp_path):
     transparent = Image.new("P", (1, 1), 0)
     transparent.putpalette([9, 9, 9])
     assert load_image(saved(transparent, tmp_path / "b.png", transparency=0)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_picture_of_the_callers_is_made_upright_as_a_file_is(tmp_path):
+    """Whether it was opened from a file, and then still has its EXIF, or made in memory."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear = picture().convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(clear.size))
+    path = saved(clear, tmp_path / "a.png", exif=exif)
+    with Image.open(path) as opened:
+        turned = upright(opened)
+        assert opened.size == (6, 4) and opened.mode == "RGBA"  # the caller's stays as it was
+    assert turned.mode == "RGB" and turned.tobytes() == load_image(path).tobytes()
+    assert upright(turned).tobytes() == turned.tobytes()
+    assert upright(Image.new("LA", (1, 1), (0, 0))).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_an_upright_picture_is_a_copy():
+    image = picture()
+    copy = upright(image)
+    copy.putpixel((0, 0), (1, 2, 3))
+    assert image.tobytes() == picture().tobytes() != copy.tobytes()
+
+
+def test_a_picture_opened_by_the_caller_may_turn_out_to_be_damaged(tmp_path):
+    path = saved(picture(64, 64), tmp_path / "a.png")
+    path.write_bytes(path.read_bytes()[:500])
+    with Image.open(path) as opened, pytest.raises(ValueError, match=r"cannot be read.*cut short"):
+        upright(opened)
 
 
 def test_grey_deep_and_wide_colour_pictures(tmp_path):

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from swap_model import SOURCE, picture, swap_model
 
 import photoswap.null_text as null_text
-from models.images import to_image, to_tensor
+from models.images import load_image, to_image, to_tensor
 from photoswap.inversion import FORMAT, Inversion, initial_noise, invert_image, reconstruct, synthesize
 from samplers import guided_eps, invert, sample
 from weights import fingerprint
@@ -215,6 +216,20 @@ def test_a_picture_of_another_shape_is_worked_on_near_the_native_area(model):
     wide = invert_image(model, picture(300, 200), SOURCE, steps=1)
     assert wide.trajectory.shape[1:] == (4, 16, 24) and wide.source.size == (300, 200)
     assert invert_image(model, picture(300, 200), SOURCE, steps=1, size=(64, 128)).trajectory.shape[1:] == (4, 16, 8)
+
+
+def test_a_picture_opened_by_the_caller_is_inverted_upright_and_over_white(model, tmp_path):
+    """As the command line would read the same file."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear = picture(128, 64).convert("RGBA")
+    clear.putalpha(128)
+    clear.save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as opened:
+        ours = invert_image(model, opened, SOURCE, steps=1)
+    wanted = invert_image(model, load_image(tmp_path / "a.png"), SOURCE, steps=1)
+    assert ours.source.size == (64, 128) and ours.source.tobytes() == wanted.source.tobytes()
+    assert torch.equal(ours.trajectory, wanted.trajectory)
 
 
 @pytest.mark.parametrize(

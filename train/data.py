@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from models.images import fit, load_image, to_tensor
+from models.images import fit, load_image, to_tensor, upright
 from models.stable_diffusion import StableDiffusion
 from models.vae import Autoencoder
 
@@ -23,7 +23,7 @@ PIXELS_AT_ONCE = 2**20  # of pictures in one call of the encoder: one at 768 px,
 
 
 def read_pictures(references: Picture | Sequence[Picture]) -> list[Image.Image]:
-    """The pictures of a folder, a file or a sequence of files and pictures; upright (EXIF) and RGB.
+    """The pictures of a folder, a file or a sequence of files and pictures; upright and RGB.
 
     Of a folder every file is read in the order of names, but hidden ones and sub-folders. Raises ValueError when there
     is no picture, and when one cannot be read, naming it.
@@ -39,14 +39,7 @@ def read_pictures(references: Picture | Sequence[Picture]) -> list[Image.Image]:
     several = [references] if isinstance(references, Image.Image) else list(references)
     if not several:
         raise ValueError("no reference was given; give 3 to 5 pictures of the subject")
-    return [_upright(one) if isinstance(one, Image.Image) else load_image(Path(one)) for one in several]
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(picture).convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError) as error:
-        raise ValueError(f"a reference picture cannot be read ({error}); save it again or leave it out") from error
+    return [upright(one) if isinstance(one, Image.Image) else load_image(Path(one)) for one in several]
 
 
 def mirrored(pictures: Sequence[Image.Image]) -> list[Image.Image]:
