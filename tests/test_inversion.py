@@ -105,10 +105,19 @@ def test_null_text_follows_its_published_constants(model, monkeypatch):
     for index in (0, 20, 49):
         for share in (1.01, 0.99):
             loss = Unmoved(((1e-5 + index * 2e-5) * share) ** 0.5)
-            null_text._fit(torch.zeros(1), loss, torch.zeros(1), index / 50)
+            null_text._fit(torch.zeros(1, 768), loss, torch.zeros(1, 768), index / 50)
             turns.append(loss.calls)
     assert turns == [10, 1] * 3
     assert rates == pytest.approx([1e-2 * (1 - i / 100) for i in (0, 0, 20, 20, 49, 49)])
+
+
+@pytest.mark.parametrize(("width", "factor"), [(1024, 1), (768, 1), (192, 2), (48, 4)])
+def test_null_text_learns_narrow_contexts_faster(width, factor, monkeypatch):
+    rates = []
+    adam = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr: rates.append(lr) or adam(parameters, lr=lr))
+    null_text._fit(torch.zeros(1, width), Unmoved(0.0), torch.zeros(1, width), 0.0)
+    assert rates == pytest.approx([1e-2 * factor])
 
 
 def test_null_text_leaves_the_model_as_it_was(model):
