@@ -11,12 +11,16 @@ from the first: so long the target takes the source's self-attention output phi
 (--output-steps), its self-attention map M (--map-steps) and its cross-attention
 map A (--cross-steps). More of them keep more of the source's layout; fewer
 leave the new subject more freedom. The defaults are the paper's: 10, 25 and 20
-of 50 steps, and in proportion where there are more or fewer.
+of 50 steps, and in proportion where there are more or fewer. --preset official
+does as the code does that the paper's authors released: other counts, M at
+fewer layers, and a blend (docs/official.md; its inversion is --method null-text).
 
 examples:
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --concept my-cat/concept.safetensors
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --target "red fox" --mask dog-mask.png
   photoswap swap inversion.safetensors --subject dog --concept my-cat/concept.safetensors --blend
+  photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --concept my-dog/concept.safetensors \\
+    --preset official --method null-text
 """
 
 import argparse
@@ -64,6 +68,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_method(parser)
     group = parser.add_argument_group("the swap")
+    group.add_argument(
+        "--preset",
+        choices=("paper", "official"),
+        default="paper",
+        help="where the settings come from that no flag gives",
+    )
+    group.add_argument(
+        "--fractions",
+        nargs=3,
+        type=float,
+        metavar=("A", "PHI", "M"),
+        help="how long to swap, as the released code says it: shares of the steps, M's after phi's (with --preset "
+        "official; default: 0.4 0.2 0.3)",
+    )
     for name, letter, default in (("output", "phi", 10), ("map", "M", 25), ("cross", "A", 20)):
         group.add_argument(
             f"--{name}-steps", type=int, metavar="N", help=f"lambda of {letter} (default: {default} of 50 steps)"
@@ -71,9 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--align",
         choices=("tokens", "index"),
-        default="tokens",
         help="how A's columns are matched: by the prompts' common tokens, or one by one as the paper's formula reads "
-        "(default: %(default)s)",
+        "(default: tokens)",
     )
     group.add_argument(
         "--blend",
@@ -81,7 +98,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=0.3,
         metavar="SHARE",
-        help="keep the source wherever attention to the subject is below this share of its maximum (default: off; 0.3)",
+        help="keep the source wherever attention to the subject is below this share of its maximum (default: off, "
+        "in official on; 0.3)",
     )
     add_sampling(parser)
     add_common(parser, "photoswap-result", "the folder for result.png, grid.png and swap.json")
@@ -136,20 +154,24 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def make_plan(arguments: argparse.Namespace, inversion: "Inversion | None", guidance_scale: float) -> "SwapPlan":
-    """The paper's plan at this number of steps, with the flags that were given.
+    """The preset's plan at this number of steps, with the flags that were given.
 
     An inversion brings its own number of steps, and its guidance where it was made for one. guidance_scale: elsewhere.
     """
     from photoswap.blend import Blend
-    from photoswap.plan import SwapPlan
+    from photoswap.presets import Fractions, preset
 
     steps = inversion.steps if inversion and arguments.steps is None else steps_for(arguments.steps)
     fitted = inversion is not None and inversion.method in ("null-text", "seed") and arguments.guidance is None
     scale = inversion.guidance_scale if inversion and fitted else guidance_scale
     lambdas = {name: getattr(arguments, f"{name}_steps") for name in ("output", "map", "cross")}
     given: dict[str, Any] = {name: value for name, value in lambdas.items() if value is not None}
-    blend = None if arguments.blend is None else Blend(threshold=arguments.blend)
-    return SwapPlan.scaled(steps, **given, guidance_scale=scale, align=arguments.align, blend=blend)
+    if arguments.align is not None:
+        given["align"] = arguments.align
+    if arguments.blend is not None:
+        given["blend"] = Blend(threshold=arguments.blend)
+    fractions = None if arguments.fractions is None else Fractions(*arguments.fractions)
+    return preset(arguments.preset, steps, fractions, guidance_scale=scale, **given)
 
 
 def make_prompts(arguments: argparse.Namespace, inversion: "Inversion | None", concept: "Concept | None") -> Prompts:
@@ -224,7 +246,7 @@ def make_record(arguments: argparse.Namespace, result: "SwapResult", timings: di
         "command": arguments.command,
         "arguments": flags,
         "seed": arguments.seed,
-        "settings": result.settings,
+        "settings": {"preset": arguments.preset, **result.settings},
         "seconds": {stage: round(seconds, 3) for stage, seconds in timings.items()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "platform": sys.platform},
     }
