@@ -36,7 +36,7 @@ def loss_at(trainer, step):
 
 
 def run(trainer, until=None):
-    """Train; stop after step `until`."""
+    """Train; stop after step `until`, which is then behind the trainer."""
     for step, share in trainer.progress():
         trainer.step(loss_at(trainer, step), share)
         if step == until:
@@ -68,15 +68,17 @@ def test_time_between_two_runs_is_not_spent(clock, tmp_path, device):
     stream = first.progress()
     next(stream)
     clock.now += 30
+    first.step(loss_at(first, 1), 0.0)
     assert next(stream) == (2, 0.5)
     first.save()
     clock.now += 1000
     again = trainer(tmp_path, device, minutes=1.0)
     clock.now += 1000  # reading the data, say
     stream = again.progress()
-    next(stream)
+    assert next(stream) == (2, 0.5)
     clock.now += 15
-    assert next(stream) == (4, 0.75)
+    again.step(loss_at(again, 2), 0.5)
+    assert next(stream) == (3, 0.75)
 
 
 def test_the_pace_rises_quickly_and_falls_slowly():
@@ -158,11 +160,12 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, device, monkeypatch):
 def test_it_saves_now_and_then(tmp_path, device, clock):
     one = trainer(tmp_path, device, save_every=25.0)
     saved = []
-    for step, _ in one.progress():
+    for step, share in one.progress():
         if one.path.exists():
             saved.append(step)
             one.path.unlink()
         clock.now += 10
+        one.step(loss_at(one, step), share)
     assert saved == [4, 7]
 
 

@@ -14,14 +14,12 @@ from torch import nn
 from models.vae import Autoencoder
 from train.miniature import autoencoder, data, diffusion, export
 from train.miniature.autoencoder import batch, edges, loss_of, psnr, whiten
-from train.miniature.data import draw_chunk, from_json, load, scene_at, to_json
+from train.miniature.data import claim, draw_chunk, from_json, load, scene_at, to_json
 from train.miniature.diffusion import Diffusion, Held, Latents, encode, timesteps
 from train.world import FULL, SMALL, caption, draw
 from weights.load import load as load_model
 
 SIDE = 64
-# The chunks are mapped read-only and only read; torch warns of what a write to them would do.
-pytestmark = pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning")
 
 
 @pytest.fixture
@@ -253,6 +251,13 @@ def test_every_picture_is_encoded_with_its_mirror_image(device):
     assert distance(torch.from_numpy(latents[3, 0]), wanted) < 1e-3  # float16 keeps eleven bits
 
 
+def test_a_folder_holds_one_stream(tmp_path):
+    claim(tmp_path / "data", "small", 0)
+    claim(tmp_path / "data", "small", 0)
+    with pytest.raises(ValueError, match="choose another --out"):
+        claim(tmp_path / "data", "small", 1)
+
+
 @pytest.fixture
 def drawn_folder(tiny, tmp_path, device):
     """Two chunks, and an autoencoder."""
@@ -263,10 +268,13 @@ def drawn_folder(tiny, tmp_path, device):
 
 
 def test_latents_are_encoded_once_and_drawn_with_their_captions(drawn_folder, device, monkeypatch):
-    arguments = (drawn_folder / "latents.npy", drawn_folder, drawn_folder / "autoencoder.pt", str(device))
+    arguments = (drawn_folder, drawn_folder, drawn_folder / "autoencoder.pt", str(device))
     latents = Latents(*arguments)
-    (drawn_folder / "autoencoder.pt").unlink()
-    again = Latents(*arguments)
+    with monkeypatch.context() as forbidden:
+        forbidden.setattr(diffusion, "encode", None)
+        again = Latents(*arguments)
+    torch.save(tiny_vae(device).state_dict() | {"quant_conv.bias": torch.ones(8)}, drawn_folder / "autoencoder.pt")
+    assert not torch.equal(Latents(*arguments).values, latents.values)
     assert torch.equal(latents.values, again.values) and latents.values.shape == (6, 2, 4, 8, 8)
     monkeypatch.setattr(diffusion, "FORGET", 0.0)
     values, texts = latents.draw(100, rng())
@@ -298,7 +306,7 @@ def test_from_nothing_to_a_checkpoint(tiny, tmp_path, device, monkeypatch, capsy
     call(monkeypatch, data, out=tmp_path / "data", count=6, workers=1)
     first = tmp_path / "autoencoder"
     call(monkeypatch, autoencoder, data=tmp_path / "data", out=first, device=device, steps=4, batch=4, whole=0.5)
-    assert "after whitening" in capsys.readouterr().out
+    assert "held-out looks" in capsys.readouterr().out
     options = {"data": tmp_path / "data", "autoencoder": first / "autoencoder.pt", "out": tmp_path / "diffusion"}
     averages = []
     for _ in range(2):

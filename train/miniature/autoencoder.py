@@ -8,6 +8,7 @@ whatever training left.
 
 import argparse
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from torch import Tensor
 
 from models.config import MINIATURE
 from models.vae import Autoencoder
-from train.miniature.data import SIZE, load
-from train.miniature.loop import Budget, Trainer
+from train.miniature.data import SIZE, WORLDS, load, scene_at
+from train.miniature.loop import Budget, Trainer, noise
+from train.world import draw
+from weights.atomic import atomic
 
 
 def batch(pictures: list[NDArray[np.uint8]], count: int, side: int, rng: np.random.Generator) -> Tensor:
@@ -40,8 +43,8 @@ def edges(images: Tensor) -> tuple[Tensor, Tensor]:
 def loss_of(model: Autoencoder, images: Tensor, generator: torch.Generator, kl_weight: float) -> tuple[Tensor, Tensor]:
     """The training loss and the plain mean squared error of a batch (b 3 h w) in [-1, 1]."""
     mean, log_variance = model.split(model.encode(images))
-    noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-    seen = model.decode(mean + (0.5 * log_variance).exp() * noise)
+    drawn = torch.randn(mean.shape, generator=generator).to(mean.device)
+    seen = model.decode(mean + (0.5 * log_variance).exp() * drawn)
     square = F.mse_loss(seen, images)
     sharp = sum((F.l1_loss(a, b) for a, b in zip(edges(seen), edges(images), strict=True)), start=square.new_zeros(()))
     kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean()
@@ -59,24 +62,35 @@ def whiten(model: Autoencoder, images: Tensor) -> None:
     gain = 1 / (spread * model.config.scale_factor)
     n = model.config.latent_channels
     to, back = model.quant_conv, model.post_quant_conv
-    assert to.bias is not None and back.bias is not None
+    to_bias, back_bias = cast(Tensor, to.bias), cast(Tensor, back.bias)
     to.weight[:n] *= gain[:, None, None, None]
-    to.bias[:n] = (to.bias[:n] - centre) * gain
-    to.bias[n:] += 2 * gain.log()
-    back.bias += (back.weight[:, :, 0, 0] @ centre[:, None])[:, 0]
+    to_bias[:n] = (to_bias[:n] - centre) * gain
+    to_bias[n:] += 2 * gain.log()
+    back_bias += (back.weight[:, :, 0, 0] @ centre[:, None])[:, 0]
     back.weight /= gain[None, :, None, None]
 
 
 @torch.no_grad()
-def psnr(model: Autoencoder, images: Tensor) -> float:
-    """Mean over pictures of the reconstruction's peak signal-to-noise ratio, in dB."""
+def psnr(model: Autoencoder, images: Tensor, masks: Tensor | None = None) -> float:
+    """Mean over pictures of the reconstruction's peak signal-to-noise ratio in dB, within masks (b h w) if given."""
     seen = torch.cat([model.decode(model.mean(model.encode(part))).clamp(-1, 1) for part in images.split(50)])
-    return float((10 * torch.log10(4 / (seen - images).square().mean((1, 2, 3)))).mean())
+    error = (seen - images).square().mean(1)
+    weight = torch.ones_like(error) if masks is None else masks.to(error)
+    return float((10 * torch.log10(4 / ((error * weight).sum((1, 2)) / weight.sum((1, 2))))).mean())
+
+
+def held_out(world: str, count: int = 100) -> tuple[Tensor, Tensor]:
+    """Pictures of looks never trained on, (n 3 h w) in [-1, 1], and where their subjects are, (n h w)."""
+    drawn = [draw(scene_at(WORLDS[world], 10_000, i, unseen=True)) for i in range(count)]
+    images = torch.from_numpy(np.stack([np.asarray(picture.image) for picture in drawn]))
+    masks = torch.from_numpy(np.stack([np.asarray(picture.mask) > 127 for picture in drawn]))
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1, masks
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("runs/data"))
+    parser.add_argument("--world", choices=WORLDS, default="small", help="the world the data shows, for held-out looks")
     parser.add_argument("--out", type=Path, default=Path("runs/autoencoder"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=20000)
@@ -101,9 +115,8 @@ def main() -> None:
         model.quant_conv.requires_grad_(False)
     trainer = Trainer(model, ("conv_in", "conv_out", "quant_conv"), args.lr, Budget(args.steps, args.minutes), args.out)
     pictures, _ = load(args.data)
-    test = batch([chunk[-20:] for chunk in pictures[:5]], 100, SIZE, np.random.default_rng(0)).to(args.device)
     stream = [args.seed, trainer.workers.rank, trainer.budget.step]
-    rng, generator = np.random.default_rng(stream), torch.Generator().manual_seed(hash(tuple(stream)) % 2**31)
+    rng, generator = np.random.default_rng(stream), noise(stream)
     running = 0.0
     for step, share in trainer.progress():
         side, count = (SIZE, max(args.batch // 4, 1)) if share > 1 - args.whole else (64, args.batch)
@@ -116,11 +129,12 @@ def main() -> None:
     if trainer.workers.rank == 0:
         finished = Autoencoder(MINIATURE.vae).to(args.device)
         finished.load_state_dict(trainer.ema)
-        before = psnr(finished, test)
         if not args.freeze_encoder:
-            whiten(finished, test)
-        print(f"reconstruction {before:.2f} dB, after whitening {psnr(finished, test):.2f} dB")
-        torch.save(finished.state_dict(), args.out / "autoencoder.pt")
+            whiten(finished, batch(pictures, 200, SIZE, np.random.default_rng(0)).to(args.device))
+        images, masks = (tensor.to(args.device) for tensor in held_out(args.world))
+        print(f"held-out looks: {psnr(finished, images):.2f} dB, in the subject {psnr(finished, images, masks):.2f} dB")
+        with atomic(args.out / "autoencoder.pt") as place:
+            torch.save(finished.state_dict(), place)
 
 
 if __name__ == "__main__":

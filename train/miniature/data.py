@@ -51,6 +51,16 @@ def draw_chunk(task: tuple[str, int, int, Path]) -> None:
     os.replace(partial, stem.with_suffix(".npy"))
 
 
+def claim(folder: Path, world: str, seed: int) -> None:
+    """Make the folder this stream's own. Raises ValueError when it holds another world's chunks, or another seed's."""
+    note, wanted = folder / "stream.json", {"world": world, "seed": seed}
+    folder.mkdir(parents=True, exist_ok=True)
+    if not note.exists():
+        note.write_text(json.dumps(wanted))
+    if (there := json.loads(note.read_text())) != wanted:
+        raise ValueError(f"{folder} holds {there}, not {wanted}: choose another --out")
+
+
 def load(folder: Path) -> tuple[list[NDArray[np.uint8]], list[Scene]]:
     """Every finished chunk: memory-mapped pictures (1000 128 128 3), and all scenes in the same order."""
     files = sorted(path for path in folder.glob("[0-9]*.npy") if ".part" not in path.name)
@@ -68,7 +78,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    claim(args.out, args.world, args.seed)
     chunks = range(-(-args.count // CHUNK))
     missing = [(args.world, args.seed, i, args.out) for i in chunks if not (args.out / f"{i:05d}.npy").exists()]
     with Pool(args.workers) as pool:

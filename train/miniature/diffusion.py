@@ -6,6 +6,7 @@ The loss printed beside the training's is that of looks never trained on, at fix
 """
 
 import argparse
+import hashlib
 import os
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from models.unet import UNet
 from models.vae import Autoencoder
 from samplers.schedule import Schedule
 from train.miniature.data import SIZE, WORLDS, load, scene_at
-from train.miniature.loop import Budget, Trainer
+from train.miniature.loop import Budget, Trainer, noise
 from train.world import Scene, caption, draw
 
 FORGET = 0.15
@@ -30,10 +31,15 @@ EMPTY = 0.1
 
 
 class Latents:
-    """Scaled latents of every training picture and its mirror image, (n 2 4 16 16), encoded once and kept in a file."""
+    """Scaled latents of every training picture and its mirror image, (n 2 4 16 16), encoded once and kept in a file.
 
-    def __init__(self, path: Path, folder: Path, autoencoder: Path, device: str) -> None:
+    The file's name tells which autoencoder and how many pictures it is of: others are encoded anew.
+    """
+
+    def __init__(self, out: Path, folder: Path, autoencoder: Path, device: str) -> None:
         pictures, self.scenes = load(folder)
+        digest = hashlib.sha256(autoencoder.read_bytes() + str(folder.resolve()).encode()).hexdigest()[:12]
+        path = out / f"latents-{digest}-{len(self.scenes)}.npy"
         if not path.exists():
             model = Autoencoder(MINIATURE.vae).to(device)
             model.load_state_dict(torch.load(autoencoder, map_location=device, weights_only=True))
@@ -54,7 +60,7 @@ def encode(model: Autoencoder, pictures: np.ndarray, count: int = 50) -> np.ndar
     """Pictures (n h w 3) to the scaled latents of each and of its mirror image, (n 2 4 h/8 w/8) float16."""
     device, rows = model.quant_conv.weight.device, []
     for part in np.array_split(pictures, -(-len(pictures) // count)):
-        images = torch.from_numpy(np.ascontiguousarray(part)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        images = torch.from_numpy(np.array(part)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         both = torch.stack([images, images.flip(-1)], dim=1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         latents = model.mean(model.encode(both)) * model.config.scale_factor
         rows.append(latents.unflatten(0, (-1, 2)).half().cpu().numpy())
@@ -121,18 +127,18 @@ def main() -> None:
     plain = ("embedding", "conv_in", "conv_out")
     trainer = Trainer(model, plain, args.lr, Budget(args.steps, args.minutes), args.out)
     if trainer.workers.rank == 0:
-        Latents(args.out / "latents.npy", args.data, args.autoencoder, args.device)
+        Latents(args.out, args.data, args.autoencoder, args.device)
     trainer.workers.same(0.0)  # the others wait until the file is there
-    latents = Latents(args.out / "latents.npy", args.data, args.autoencoder, args.device)
+    latents = Latents(args.out, args.data, args.autoencoder, args.device)
     held, tokenizer = Held(args.world, args.autoencoder, args.device), Tokenizer()
     stream = [args.seed, trainer.workers.rank, trainer.budget.step]
-    rng, generator = np.random.default_rng(stream), torch.Generator().manual_seed(int(np.dot(stream, [7, 1001, 31])))
+    rng, generator = np.random.default_rng(stream), noise(stream)
     running = 0.0
     for step, share in trainer.progress():
         values, texts = latents.draw(args.batch, rng)
-        noise = torch.randn(values.shape, generator=generator).to(args.device)
+        eps = torch.randn(values.shape, generator=generator).to(args.device)
         tokens = tokenizer(texts).to(args.device)
-        loss = model.loss(values.to(args.device), tokens, timesteps(args.batch, rng), noise)
+        loss = model.loss(values.to(args.device), tokens, timesteps(args.batch, rng), eps)
         trainer.step(loss, share)
         running = running * 0.98 + loss.item() * 0.02 if running else loss.item()
         if step % 20 == 0:

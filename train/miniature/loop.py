@@ -11,12 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from train.miniature.muon import Muon, split
+
+
+def noise(stream: list[int]) -> torch.Generator:
+    """A generator on the CPU of its own for every stream (seed, process, step)."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(stream).generate_state(1)[0]))
 
 
 class Workers:
@@ -55,11 +61,16 @@ class Budget:
         self.steps, self.minutes = steps, minutes
         self.step, self.spent, self.last = 0, 0.0, time.monotonic()
 
+    @property
+    def share(self) -> float:
+        """Of the budget, what is used so far."""
+        return min(self.spent / (60 * self.minutes) if self.minutes else self.step / self.steps, 1.0)
+
     def tick(self) -> float:
-        """Count one step; the share of the budget used so far."""
+        """Count one step; the share of the budget used with it."""
         now = time.monotonic()
         self.step, self.spent, self.last = self.step + 1, self.spent + now - self.last, now
-        return min(self.spent / (60 * self.minutes) if self.minutes else self.step / self.steps, 1.0)
+        return self.share
 
 
 def pace(progress: float, warm: float = 0.02) -> float:
@@ -99,21 +110,24 @@ class Trainer:
         self.resume()
 
     def progress(self) -> Iterator[tuple[int, float]]:
-        """Yield (step, share of the budget) until it is spent; saves now and then, and at the end."""
-        bar = tqdm(total=100, disable=self.workers.rank > 0, unit="%", bar_format="{l_bar}{bar}| {elapsed} {postfix}")
-        saved, self.bar, self.budget.last = time.monotonic(), bar, time.monotonic()
-        while True:
-            share = self.workers.same(self.budget.tick())
-            bar.update(100 * share - bar.n)
-            if share >= 1 or time.monotonic() - saved > self.save_every:
-                self.save()
-                saved = time.monotonic()
-            if share >= 1:
-                return
-            yield self.budget.step, share
+        """Yield (step, share of the budget) for the caller to take that step, until the budget is spent.
+
+        Saves now and then, and when it is spent; always between two steps.
+        """
+        layout = "{l_bar}{bar}| {elapsed} {postfix}"
+        with tqdm(total=100, disable=self.workers.rank > 0, unit="%", bar_format=layout) as self.bar:
+            saved = self.budget.last = time.monotonic()
+            share = self.workers.same(self.budget.share)
+            while share < 1:
+                yield self.budget.step + 1, share
+                share = self.workers.same(self.budget.share)
+                self.bar.update(100 * share - self.bar.n)
+                if share >= 1 or time.monotonic() - saved > self.save_every:
+                    self.save()
+                    saved = time.monotonic()
 
     def step(self, loss: Tensor, share: float, clip: float = 1.0) -> None:
-        """One descent step on a loss; share sets the pace."""
+        """One descent step on a loss, counted; share sets the pace."""
         loss.backward()
         self.workers.average(self.params)
         nn.utils.clip_grad_norm_(self.params, clip)
@@ -126,6 +140,7 @@ class Trainer:
         names = list(self.ema)
         state = self.module.state_dict()
         torch._foreach_lerp_([self.ema[n] for n in names], [state[n] for n in names], 1 - decay)
+        self.budget.tick()
 
     def save(self) -> None:
         """Write everything a later run needs, whole or not at all; only the first process writes."""
