@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,9 +66,9 @@ def test_what_is_converted_lets_go_of_the_file_piece_by_piece(tiny_file, monkeyp
     """Openings of the file: one for what stays as it is; one more for every piece that is converted."""
     opened = []
     monkeypatch.setattr(
-        "weights.load.safe_open", lambda *args, **kwargs: opened.append(args) or safe_open(*args, **kwargs)
+        "weights.files.safe_open", lambda *args, **kwargs: opened.append(args) or safe_open(*args, **kwargs)
     )
-    monkeypatch.setattr("weights.load.PIECE", 2**20)
+    monkeypatch.setattr("weights.files.PIECE", 2**20)
     kept = load(tiny_file, dtype=torch.float32)
     assert len(opened) == 1
     converted = load(tiny_file, dtype=torch.float64)
@@ -86,6 +87,14 @@ def test_loads_to_any_dtype(dtype, device):
     assert {t.dtype for t in parameters(model).values()} == {dtype}
     assert torch.equal(model.unet.conv_in.weight.cpu(), stored.unet.conv_in.weight.to(dtype))
     assert model.device.type == device.type and model.dtype == dtype
+
+
+def test_loads_as_stored_when_no_dtype_is_asked_for(tmp_path, tiny_file):
+    state = {k: t.half() if k.startswith("model.") else t for k, t in load_file(tiny_file).items()}
+    save_file(state, tmp_path / "mixed.safetensors")
+    model = load(tmp_path / "mixed.safetensors", dtype=None, config=tiny_config())
+    assert {t.dtype for t in model.unet.state_dict().values()} == {torch.float16}
+    assert {t.dtype for t in model.vae.state_dict().values()} == {torch.float32}
 
 
 def test_schedule_and_tokenizer_are_those_of_the_config(tiny_file):
@@ -166,12 +175,12 @@ def test_models_are_told_apart_by_shape_then_by_name(tmp_path, file, context, na
         load(write_two_keys(tmp_path / f"{file}.safetensors", context))
 
 
-def test_which_sd21_is_asked_not_guessed(tmp_path):
+def test_which_sd21_may_be_said(tmp_path):
     path = write_two_keys(tmp_path / "finetune.safetensors")
-    with pytest.raises(ValueError, match=r"may be sd21 or sd21-base.*say which"):
-        load(path)
     with pytest.raises(ValueError, match="does not hold sd21-base:"):
         load(path, config="sd21-base")
+    with pytest.raises(ValueError, match="does not hold sd21-base:"):
+        load(path, prediction="eps")
 
 
 @pytest.mark.parametrize(("prediction", "name"), [("v_prediction", "sd21"), ("epsilon", "sd21-base")])
@@ -214,10 +223,59 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
         load(tmp_path / "lora.safetensors")
 
 
-def test_a_pickle_is_not_opened(tmp_path):
-    (tmp_path / "model.ckpt").write_bytes(b"\x80\x04.")
-    with pytest.raises(ValueError, match="pickle"):
-        load(tmp_path / "model.ckpt")
+def test_a_pickled_checkpoint_loads_alike(tmp_path, tiny_file):
+    """Old .ckpt files say no more than their tensors, and .pt is the same thing."""
+    for old in (True, False):
+        path = tmp_path / "model.ckpt"
+        content = {"state_dict": load_file(tiny_file), "global_step": 3}
+        torch.save(content, path, _use_new_zipfile_serialization=not old)
+        assert_same(load(path, config=tiny_config()), load(tiny_file))
+        assert_same(load(path, config=tiny_config(), dtype=torch.float16), load(tiny_file, dtype=torch.float16))
+
+
+def test_a_pickle_that_asks_to_run_something_is_refused(tmp_path):
+    torch.save({"state_dict": {"a": torch.ones(1)}, "x": subprocess.Popen}, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match=r"asks for \w+\.Popen on opening.*it was not run"):
+        load(tmp_path / "model.ckpt", config=tiny_config())
+
+
+def test_a_file_called_like_the_other_kind_is_refused(tmp_path, tiny_file):
+    torch.save(load_file(tiny_file), tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"pickle by its content.*rename it to a\.ckpt"):
+        load(tmp_path / "a.safetensors")
+    shutil.copy(tiny_file, tmp_path / "b.ckpt")
+    with pytest.raises(ValueError, match=r"safetensors file by its content.*rename it to b\.safetensors"):
+        load(tmp_path / "b.ckpt")
+
+
+def test_a_wrong_shape_is_named_with_both(tmp_path, tiny_file):
+    state = load_file(tiny_file) | {"model.diffusion_model.time_embed.0.bias": torch.zeros(3)}
+    save_file(state, tmp_path / "bent.safetensors")
+    with pytest.raises(
+        ValueError, match=r"1 of another shape \(model\.\S+time_embed\.0\.bias is \(3,\), wanted \(64,\)"
+    ):
+        load(tmp_path / "bent.safetensors", config=tiny_config())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_nan_and_infinity_are_refused(tmp_path, tiny_file, value, dtype, device):
+    state = {key: tensor.to(dtype) for key, tensor in load_file(tiny_file).items()}
+    state["first_stage_model.decoder.conv_in.weight"][3, 1, 2, 0] = value
+    save_file(state, tmp_path / "ill.safetensors")
+    for wanted in (None, torch.float32, torch.float16):
+        with pytest.raises(ValueError, match=r"the vae of \S+ holds NaN, infinity.* in decoder\.conv_in\.weight"):
+            load(tmp_path / "ill.safetensors", device, wanted, config=tiny_config())
+
+
+def test_numbers_too_large_for_float16_are_refused_there_alone(tmp_path, tiny_file):
+    state = load_file(tiny_file)
+    state["model.diffusion_model.out.2.bias"][0] = 1e5
+    save_file(state, tmp_path / "large.safetensors")
+    load(tmp_path / "large.safetensors", config=tiny_config())
+    load(tmp_path / "large.safetensors", dtype=torch.bfloat16, config=tiny_config())
+    with pytest.raises(ValueError, match=r"too large for float16 in conv_out\.bias"):
+        load(tmp_path / "large.safetensors", dtype=torch.float16, config=tiny_config())
 
 
 def test_a_folder_without_a_network_is_refused(tmp_path):

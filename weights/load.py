@@ -1,4 +1,4 @@
-"""Official checkpoints -> our networks: read safetensors, rename, check that every key is used once, fill the networks.
+"""Official checkpoints -> our networks: read the files, rename, check that every key is used once, fill the networks.
 
 The networks are built on the meta device and given the file's own tensors, memory-mapped: nothing is drawn at random
 and nothing is held twice. Where dtype or device differ, they are converted one tensor at a time, and the file is let go
@@ -7,17 +7,15 @@ of piece by piece: memory peaks at the weights in their new dtype and little mor
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from types import MappingProxyType
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.config import MODELS, ModelConfig, NoiseConfig, TextConfig, UNetConfig, VAEConfig
+from models.config import ModelConfig
 from models.stable_diffusion import StableDiffusion
 from models.text_encoder import TextEncoder
 from models.tokenizer import Tokenizer
@@ -25,47 +23,42 @@ from models.unet import UNet
 from models.vae import Autoencoder
 from samplers.schedule import Schedule
 from weights.atomic import atomic
+from weights.files import open_files
 from weights.names import PARTS, Layout, Part, Source, not_needed, source, table
+from weights.probe import settle
 from weights.published import locate
-
-Prediction = Literal["eps", "v"]
-PIECE = 2**26  # bytes of a file that stay in memory while they are converted
-METADATA = "photoswap.config"  # what `save` records, so that a file of ours says what it is
-HF_FILES: dict[Part, tuple[str, str]] = {
-    "unet": ("unet", "diffusion_pytorch_model"),
-    "vae": ("vae", "diffusion_pytorch_model"),
-    "text": ("text_encoder", "model"),
-}
+from weights.recognise import METADATA, Prediction, recognise
 
 
 def load(
     name_or_path: str | os.PathLike,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     config: ModelConfig | str | None = None,
+    prediction: Prediction | None = None,
 ) -> StableDiffusion:
     """Read a checkpoint in either published layout.
 
-    name_or_path: miniature, sd21, sd21-base, sd15, a single .safetensors file, or a folder that holds unet/, vae/ and
-    text_encoder/. config: what the checkpoint is, or a name of it; None reads it off the file. SD 2.1 and 2.1-base have
-    the same shapes: they are told apart by scheduler_config.json, else by the file's name.
-    Raises ValueError when there is no such file, when it is no whole checkpoint, and when a key is missing or unknown.
+    name_or_path: miniature, sd21, sd21-base, sd15, a single .safetensors or .ckpt file, or a folder that holds unet/,
+    vae/ and text_encoder/. dtype: None keeps the file's, tensor by tensor. config: what the checkpoint is, or a name of
+    it; None reads it off the file. prediction: what it predicts; None goes by weights/recognise.py, and where nobody
+    says it by a probe of the network, with a warning; another warning says when a probe contradicts what was said.
+    Raises ValueError when there is no such file, when it is no whole checkpoint, when a key is missing, unknown or of
+    another shape, and when a weight is NaN or infinite, or would be in this dtype.
     """
     path = locate(name_or_path)
-    files = _files(path)
-    if config is None and str(name_or_path) in MODELS:
-        config = str(name_or_path)
-    config = _named(config) if isinstance(config, str) else config or _infer(files, path)
-    model = meta_model(config)
+    files = open_files(path)
+    told = recognise(files, path, str(name_or_path), config, prediction)
+    model = meta_model(told.config)
     networks = networks_of(model)
     layout: Layout = "ldm" if None in files else "hf"
     for part, checkpoint in files.items():
         checkpoint.kept_as = (torch.device(device), dtype)
         parts = PARTS if part is None else (part,)
-        renamed = _rename(checkpoint, {p: networks[p] for p in parts}, config, layout, str(checkpoint.path))
+        renamed = _rename(checkpoint, {p: networks[p] for p in parts}, told.config, layout, str(checkpoint.path))
         for p in parts:
-            fill(networks[p], renamed[p], device, dtype)
-    return model
+            fill(networks[p], renamed[p], device, dtype, f"the {p} of {checkpoint.path}")
+    return settle(model, told, str(name_or_path))
 
 
 def rename(state: Mapping[str, Tensor], config: ModelConfig, part: Part | None = None) -> dict[Part, dict[str, Tensor]]:
@@ -98,11 +91,32 @@ def networks_of(model: StableDiffusion) -> dict[Part, nn.Module]:
     return {"unet": model.unet, "vae": model.vae, "text": model.text_encoder}
 
 
-def fill(network: nn.Module, state: dict[str, Tensor], device: str | torch.device, dtype: torch.dtype) -> None:
-    """Give a network on the meta device its parameters, converting one at a time and emptying `state` on the way."""
+def fill(
+    network: nn.Module,
+    state: dict[str, Tensor],
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+    where: str = "the checkpoint",
+) -> None:
+    """Give a network on the meta device its parameters, converting one at a time and emptying `state` on the way.
+
+    Raises ValueError when one is NaN or infinite as converted; looking takes a second for some 7 GB.
+    """
     converted = {key: state.pop(key).to(device, dtype) for key in list(state)}
+    for key, tensor in converted.items():
+        if not is_finite(tensor):
+            large = " or numbers too large for float16" if tensor.dtype == torch.float16 else ""
+            raise ValueError(f"{where} holds NaN, infinity{large} in {key}: `photoswap weights verify` says more")
     network.load_state_dict(converted, strict=True, assign=True)
     network.eval()
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no element is NaN or infinite: both survive in the extremes, found in one pass and without a copy."""
+    if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
+        return True
+    low, high = (tensor if tensor.dtype.itemsize > 1 else tensor.to(torch.float16)).aminmax()
+    return bool(low.isfinite() & high.isfinite())
 
 
 def to_ldm(model: StableDiffusion) -> dict[str, Tensor]:
@@ -123,78 +137,21 @@ def to_ldm(model: StableDiffusion) -> dict[str, Tensor]:
     return whole | {key: torch.cat(parts) for key, parts in thirds.items()}
 
 
-def save(model: StableDiffusion, path: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
+def save(
+    model: StableDiffusion,
+    path: str | os.PathLike,
+    dtype: torch.dtype | None = None,
+    beside: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
     """Write a model in the original single-file layout, whole or not at all; its config goes into the metadata.
 
-    dtype: None keeps each parameter's own. Raises OSError when the file cannot be written.
+    dtype: None keeps each parameter's own. beside: more tensors for the file, written as they are. Raises OSError when
+    the file cannot be written.
     """
     state = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in to_ldm(model).items()}
+    state |= {key: tensor.contiguous() for key, tensor in beside.items()}
     with atomic(path) as temporary:
         save_file(state, temporary, metadata={METADATA: json.dumps(asdict(model.config))})
-
-
-class Checkpoint(Mapping[str, Tensor]):
-    """The tensors of a safetensors file, memory-mapped: one is read when it is asked for.
-
-    kept_as: the device and dtype in which its tensors will stay; None: as they are. Those that will be converted are
-    not needed afterwards, so for every `PIECE` bytes of them the file is mapped anew: once the tensors of a piece are
-    gone its pages are too, where a single mapping would keep all pages until the last of its tensors has gone.
-
-    Raises ValueError when the file is not a whole safetensors file.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.kept_as: tuple[torch.device, torch.dtype] | None = None
-        self._passing = 0  # bytes handed out of this mapping, to be converted
-        if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
-            raise ValueError(
-                f"{path} is a pickle, which can run code when it is opened: convert it to .safetensors first"
-            )
-        try:
-            self._file = safe_open(path, framework="pt", device="cpu")
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is no checkpoint, or only part of one ({error}): want a whole .safetensors file"
-            ) from error
-        self._keys = dict.fromkeys(self._file.keys())
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What the writer noted in the header."""
-        return self._file.metadata() or {}
-
-    def __getitem__(self, key: str) -> Tensor:
-        if key not in self._keys:
-            raise KeyError(key)
-        tensor = self._file.get_tensor(key)
-        if self.kept_as not in (None, (tensor.device, tensor.dtype)):
-            self._passing += tensor.nbytes
-            if self._passing > PIECE:
-                self._file, self._passing = safe_open(self.path, framework="pt", device="cpu"), 0
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-
-def _files(path: Path) -> dict[Part | None, Checkpoint]:
-    """The open files of a checkpoint: one under None, or one for each network of a folder."""
-    if path.is_file():
-        return {None: Checkpoint(path)}
-    found: dict[Part | None, Checkpoint] = {}
-    for part, (folder, stem) in HF_FILES.items():
-        spellings = [path / folder / f"{stem}{variant}.safetensors" for variant in ("", ".fp16")]
-        present = next((file for file in spellings if file.is_file()), None)
-        if present is None:
-            raise ValueError(
-                f"{path} holds no {folder}/{stem}.safetensors: want a folder of unet/, vae/, text_encoder/"
-            )
-        found[part] = Checkpoint(present)
-    return found
 
 
 def _rename(
@@ -253,64 +210,3 @@ def _is_convolution(key: str, config: ModelConfig) -> bool:
     projection = module.endswith((".proj_in", ".proj_out")) and module.startswith("model.")
     attention = ".attn_1." in module and not module.endswith(".norm")
     return attention or (projection and not config.unet.linear_projection)
-
-
-def _named(name: str) -> ModelConfig:
-    if name not in MODELS:
-        raise ValueError(f"no configuration {name!r}: want one of {', '.join(MODELS)}")
-    return MODELS[name]
-
-
-def _infer(files: Mapping[Part | None, Checkpoint], path: Path) -> ModelConfig:
-    """Tell which model a checkpoint is, from what `save` noted, else from its shapes."""
-    checkpoint = files[None] if None in files else files["unet"]
-    if note := checkpoint.metadata.get(METADATA):
-        return _from_json(note, checkpoint.path)
-    layout: Layout = "ldm" if None in files else "hf"
-    fitting = [config for config in MODELS.values() if _looks_like(checkpoint, config, layout)]
-    if not fitting:
-        raise ValueError(f"{checkpoint.path} fits none of {', '.join(MODELS)}: for another, pass its config")
-    prediction = _scheduled(path) or (_by_name(path) if len(fitting) > 1 else fitting[0].noise.prediction)
-    if prediction is None:
-        names = " or ".join(config.name for config in fitting)
-        raise ValueError(f"{path} may be {names}, which differ in nothing but what they predict: say which (config)")
-    told = [config for config in fitting if config.noise.prediction == prediction]
-    return told[0] if told else replace(fitting[0], noise=replace(fitting[0].noise, prediction=prediction))
-
-
-def _looks_like(checkpoint: Checkpoint, config: ModelConfig, layout: Layout) -> bool:
-    """Compare the shapes that tell the known models apart: the U-Net's width and its context's."""
-    rows = table(config, layout, "unet")
-    wanted = {
-        "conv_in.weight": (config.unet.channels, config.unet.in_channels, 3, 3),
-        "down.0.transformers.0.blocks.0.attn2.to_k.weight": (config.unet.channels, config.unet.context_channels),
-    }
-    keys = {source(ours, rows).key: shape for ours, shape in wanted.items()}
-    return all(key in checkpoint and tuple(checkpoint[key].shape) == shape for key, shape in keys.items())
-
-
-def _scheduled(path: Path) -> Prediction | None:
-    """What the network predicts, where a folder's scheduler_config.json says so."""
-    scheduler = path / "scheduler" / "scheduler_config.json"
-    if not scheduler.is_file():
-        return None
-    kind = json.loads(scheduler.read_text(encoding="utf-8")).get("prediction_type", "epsilon")
-    return "v" if kind == "v_prediction" else "eps"
-
-
-def _by_name(path: Path) -> Prediction | None:
-    """What an SD 2.x network predicts, by the size in its published name."""
-    if "768" in path.name:
-        return "v"
-    return "eps" if "512" in path.name or "base" in path.name else None
-
-
-def _from_json(text: str, path: Path) -> ModelConfig:
-    try:
-        fields = json.loads(
-            text, object_hook=lambda d: {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}
-        )
-        kinds = {"unet": UNetConfig, "vae": VAEConfig, "text": TextConfig, "noise": NoiseConfig}
-        return ModelConfig(**{key: kinds[key](**value) if key in kinds else value for key, value in fields.items()})
-    except (TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} carries a configuration of another version ({error}): pass config") from error

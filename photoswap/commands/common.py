@@ -27,14 +27,10 @@ def add_common(parser: argparse.ArgumentParser, out: str, what: str) -> None:
         "--model",
         default="miniature",
         metavar="MODEL",
-        help="miniature (built in), sd21, sd21-base or sd15 (see weights/README.md), a .safetensors file, or a folder "
-        "with unet/, vae/ and text_encoder/ (default: %(default)s)",
+        help="miniature (built in), sd21, sd21-base or sd15 (`photoswap weights fetch` gets them), a .safetensors or "
+        ".ckpt file, or a folder with unet/, vae/ and text_encoder/ (default: %(default)s)",
     )
-    group.add_argument(
-        "--config",
-        metavar="NAME",
-        help="what --model is, sd21 or sd21-base for instance, where neither its content nor its name tells",
-    )
+    add_what_it_is(group)
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps (default: cuda if present, else cpu)")
     group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the networks (default: %(default)s)")
     group.add_argument(
@@ -43,6 +39,20 @@ def add_common(parser: argparse.ArgumentParser, out: str, what: str) -> None:
     group.add_argument("--out", type=Path, default=Path(out), metavar="PATH", help=f"{what} (default: %(default)s)")
     group.add_argument("--quiet", action="store_true", help="no progress bars")
     group.add_argument("--debug", action="store_true", help="show where an error comes from")
+
+
+def add_what_it_is(parser: argparse._ActionsContainer) -> None:
+    """The flags for a checkpoint that does not say itself what it is."""
+    parser.add_argument(
+        "--config",
+        metavar="NAME",
+        help="what the model is, sd21 or sd21-base for instance, where neither its content nor its name tells",
+    )
+    parser.add_argument(
+        "--prediction",
+        choices=("eps", "v"),
+        help="what the model predicts (default: as its files say, else as a probe of it finds)",
+    )
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +92,8 @@ def load_model(
 
     device = pick_device(arguments.device)
     make_repeatable(device)
-    model = load(arguments.model, device, getattr(torch, dtype or arguments.dtype), arguments.config)
+    kind = getattr(torch, dtype or arguments.dtype)
+    model = load(arguments.model, device, kind, arguments.config, arguments.prediction)
     wanted = concept or getattr(arguments, "concept", None)
     if wanted is None:
         return model
