@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside their place, then renamed into it."""
+"""Files and folders that are either whole or not there: written beside their place, then renamed into it."""
 
 import os
 import re
@@ -36,6 +36,27 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         if isinstance(error, SafetensorError) and (code := re.search(r"os error (\d+)", str(error))):
             raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
         raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; on success it takes that place, and when the body raises it goes.
+
+    Raises ValueError when something else than an empty folder is at `path`.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} is there already; name a new folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as home:
+        folder = Path(home) / path.name
+        folder.mkdir()
+        yield folder
+        for file in folder.rglob("*"):
+            if file.is_file():
+                flush(file)
+        if path.exists():
+            path.rmdir()
+        os.replace(folder, path)
 
 
 def flush(path: Path) -> None:
