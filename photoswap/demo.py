@@ -28,6 +28,7 @@ from weights.atomic import atomic
 SUBJECT = Look("cat", "purple", "spotted", "yellow", "scarf", "green")
 SOURCE = Look("cat", "orange")
 REFERENCES = 4
+FIRST = 105  # stream of the first scene: a wooden floor, with a window behind the subject to keep
 GUIDANCE = 3.0
 PLAN = SwapPlan(guidance_scale=GUIDANCE)
 
@@ -63,11 +64,18 @@ class Outcome:
 
 
 def make_task(seed: int = 0, subject: Look = SUBJECT, source: Look = SOURCE) -> Task:
-    """Draw the references, the source and the truth; the seed says the poses and the places."""
-    rng = np.random.default_rng([7, seed])
-    scenes = [replace(SMALL.scene(rng, subject), light="day") for _ in range(REFERENCES)]
-    scene = replace(SMALL.scene(rng, source), light="day")
-    return Task(subject, [draw(s).image for s in scenes], scene, draw(scene), draw(scene.with_look(subject)))
+    """Draw the references, the same for every seed, and the source and the truth, whose pose and place it says."""
+    references, _ = _scenes(0, subject, source)
+    _, scene = _scenes(FIRST + seed, subject, source)
+    return Task(subject, [draw(s).image for s in references], scene, draw(scene), draw(scene.with_look(subject)))
+
+
+def _scenes(stream: int, subject: Look, source: Look) -> tuple[list[Scene], Scene]:
+    """Scenes of a stream, by day: of the subject as many as there are references, then one of the source."""
+    rng = np.random.default_rng([7, stream])
+    looks = [subject] * REFERENCES + [source]
+    scenes = [replace(SMALL.scene(rng, look), light="day") for look in looks]
+    return scenes[:-1], scenes[-1]
 
 
 def learning(seed: int, subject: Look) -> DreamBoothConfig:

@@ -103,14 +103,15 @@ def _article(word: str) -> str:
 
 
 # The follow-up script of Photoswap's authors has 2e-6 for SD 1.5. The miniature's numbers are for 4 references on a
-# CPU of two cores, where 300 steps take about a minute.
+# CPU of two cores, where 350 steps take about a minute and a half.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "sd21": {},
     "sd21-base": {},
     "sd15": {"learning_rate": 2e-6},
     "miniature": {
-        "learning_rate": 5e-4,
-        "steps": 300,
+        "learning_rate": 2.5e-4,
+        "text_learning_rate": 5e-4,
+        "steps": 350,
         "batch": 4,
         "mirror": True,
         "class_pictures": 24,
