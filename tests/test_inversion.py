@@ -60,8 +60,10 @@ def test_the_trajectory_is_ddim_backwards_at_guidance_one(device, prediction):
     assert torch.equal(inversion.source_at(-1), wanted[-1]) and torch.equal(inversion.source_at(STEPS - 1), wanted[0])
 
 
+@pytest.mark.parametrize("prediction", ["v", "eps"])
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
-def test_direct_comes_back_to_what_the_autoencoder_makes_bit_for_bit(model, guidance):
+def test_direct_comes_back_to_what_the_autoencoder_makes_bit_for_bit(device, prediction, guidance):
+    model = swap_model(device, prediction)
     assert reconstruct(model, inverted(model), guidance).tobytes() == own_picture(model, picture()).tobytes()
 
 
@@ -77,7 +79,10 @@ def sampled_error(model, inversion, guidance):
 
 
 @torch.no_grad()
-def test_null_text_lands_nearer_than_plain_ddim_under_guidance(model, fitted):
+@pytest.mark.parametrize("prediction", ["v", "eps"])
+def test_null_text_lands_nearer_than_plain_ddim_under_guidance(device, prediction):
+    model = swap_model(device, prediction)
+    fitted = inverted(model, "null-text")
     assert sampled_error(model, fitted, 7.5) < sampled_error(model, inverted(model, "ddim", size=(64, 64)), 7.5) / 2
 
 
