@@ -3,6 +3,6 @@
 Networks are imported by `run`, so that help and mistakes in typing are answered at once.
 """
 
-from photoswap.commands import demo, generate, invert, learn, swap
+from photoswap.commands import demo, generate, invert, learn, swap, weights
 
-COMMANDS = {"demo": demo, "generate": generate, "learn": learn, "invert": invert, "swap": swap}
+COMMANDS = {"demo": demo, "generate": generate, "learn": learn, "invert": invert, "swap": swap, "weights": weights}

@@ -1,0 +1,172 @@
+"""Get official checkpoints, check them, and convert them for other tools.
+
+  list     the published checkpoints, and which of them are here
+  fetch    download one: hashed on the way, resumed where it broke off
+  verify   whether a file or folder is whole, sound and what it is called
+  convert  write it in the other layout, with a concept in it if there is one
+
+examples:
+  photoswap weights list
+  photoswap weights fetch sd21-base
+  photoswap weights fetch sd21 --mirror https://hf-mirror.example --cache /data/weights
+  photoswap weights verify sd21
+  photoswap weights convert sd21-base my-cat-sd21 --layout folder --concept my-cat/concept.safetensors
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from photoswap.commands.common import DTYPES, add_what_it_is
+
+if TYPE_CHECKING:
+    from models.stable_diffusion import StableDiffusion
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The actions of `photoswap weights`, each with its own flags."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, (add, run_action) in ACTIONS.items():
+        text = run_action.__doc__ or ""
+        action = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
+        add(action)
+        action.add_argument("--quiet", action="store_true", help="no progress bars")
+        action.add_argument("--debug", action="store_true", help="show where an error comes from")
+        action.set_defaults(run_action=run_action)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the action."""
+    arguments.run_action(arguments)
+
+
+def list_weights(arguments: argparse.Namespace) -> None:
+    """Show the published checkpoints, and which of them are here."""
+    from models.config import MODELS
+    from weights.published import MINIATURE_FILE, PUBLISHED, cache_folder
+
+    files = {"miniature": MINIATURE_FILE}
+    folder = arguments.cache or cache_folder()
+    files |= {name: folder / published.file for name, published in PUBLISHED.items()}
+    for name, path in files.items():
+        size = PUBLISHED[name].bytes if name in PUBLISHED else path.stat().st_size if path.exists() else 0
+        config = MODELS[name]
+        state = "here" if path.exists() else "begun" if path.with_name(f"{path.name}.part").exists() else "not here"
+        about = f"{config.noise.prediction:3}  {config.native_size:3} px"
+        print(f"{name:10} {size / 1e9:7.3f} GB  predicts {about}  {state:8}  {path}")
+
+
+def fetch_weights(arguments: argparse.Namespace) -> None:
+    """Download a published checkpoint into the cache folder."""
+    from weights.fetch import fetch
+    from weights.published import VARIABLE, cache_folder
+
+    try:
+        path = fetch(
+            arguments.name,
+            arguments.cache,
+            arguments.mirror,
+            arguments.offline or None,
+            progress=not arguments.quiet,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; the same command goes on from where it was") from None
+    print(path)
+    if path.parent.absolute() != cache_folder().absolute():
+        print(f"for the other commands to find it there: export {VARIABLE}={path.parent.absolute()}")
+
+
+def verify_weights(arguments: argparse.Namespace) -> None:
+    """Read every byte of a checkpoint: is it whole, sound, and the one it is called?"""
+    from weights.verify import verify
+
+    report = verify(arguments.path, arguments.config, arguments.prediction, progress=not arguments.quiet)
+    for file in report.files:
+        kinds = ", ".join(str(kind).removeprefix("torch.") for kind in file.dtypes)
+        known = f"{file.published} as published" if file.published else "not one of the published files"
+        print(f"{file.path}: {file.tensors} tensors in {kinds}, {file.bytes} bytes, all finite")
+        print(f"  SHA-256 {file.sha256}: {known}")
+    config = report.config
+    told = f"according to {report.by or 'a probe'}; of pure noise it gives back {report.echo:.2f}"
+    print(f"a {report.layout} that holds {config.name}, whole; it predicts {config.noise.prediction} {told}")
+
+
+def convert_weights(arguments: argparse.Namespace) -> None:
+    """Write a checkpoint in either layout, with a concept in it if there is one."""
+    import torch
+
+    from weights.convert import convert
+
+    convert(
+        arguments.source,
+        arguments.target,
+        arguments.layout,
+        getattr(torch, arguments.dtype) if arguments.dtype else None,
+        arguments.config,
+        arguments.prediction,
+        _with_concept(arguments.concept),
+    )
+    print(arguments.target)
+
+
+def _with_concept(path: Path | None) -> "Callable[[StableDiffusion], StableDiffusion] | None":
+    if path is None:
+        return None
+    from train.checkpoint import apply_concept, load_concept
+
+    concept = load_concept(path)
+    return lambda model: apply_concept(model, concept)
+
+
+def _add_list(parser: argparse.ArgumentParser) -> None:
+    _add_cache(parser)
+
+
+def _add_fetch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="sd21, sd21-base or sd15")
+    parser.add_argument(
+        "--mirror",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="a server laid out as huggingface.co, or the file itself; several are tried in order "
+        "(default: PHOTOSWAP_MIRROR, else the hub)",
+    )
+    parser.add_argument(
+        "--offline", action="store_true", help="never ask the network (also: PHOTOSWAP_OFFLINE=1, HF_HUB_OFFLINE=1)"
+    )
+    _add_cache(parser)
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="the folder of checkpoints (default: PHOTOSWAP_WEIGHTS)"
+    )
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="a file, a folder, or a name: sd21, sd21-base, sd15, miniature")
+    add_what_it_is(parser)
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="a file, a folder, or a name")
+    parser.add_argument("target", metavar="DST", type=Path, help="a new .safetensors file, or a new folder")
+    parser.add_argument(
+        "--layout",
+        required=True,
+        choices=("ldm", "folder"),
+        help="ldm: the original single file; folder: unet/, vae/, text_encoder/ and what other tools read beside them",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as they are, bit for bit)")
+    parser.add_argument("--concept", type=Path, metavar="FILE", help="concept.safetensors, to be merged into it")
+    add_what_it_is(parser)
+
+
+ACTIONS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], None]]] = {
+    "list": (_add_list, list_weights),
+    "fetch": (_add_fetch, fetch_weights),
+    "verify": (_add_verify, verify_weights),
+    "convert": (_add_convert, convert_weights),
+}
