@@ -11,7 +11,7 @@ class Mirror(ThreadingHTTPServer):
 
     cut: bytes after which each answer breaks off. ranges: whether it knows them. statuses: answered first, one by one.
     length: whether it says how long an answer is. shift: of the ranges it answers with. asked: the Range of each
-    request, None where there was none.
+    request, None where there was none. elsewhere: a server it sends everyone to, as the hub does.
     """
 
     daemon_threads = True
@@ -22,6 +22,7 @@ class Mirror(ThreadingHTTPServer):
         self.cut: int | None = None
         self.ranges, self.length, self.shift = True, True, 0
         self.statuses: list[int] = []
+        self.elsewhere: Mirror | None = None
         self.asked: list[str | None] = []
 
     def handle_error(self, request, client_address):
@@ -41,6 +42,10 @@ class Handler(BaseHTTPRequestHandler):
         mirror.asked.append(wanted)
         if mirror.statuses:
             return self.send_error(mirror.statuses.pop(0))
+        if mirror.elsewhere:
+            self.send_response(302)
+            self.send_header("Location", f"{mirror.elsewhere.url}/{FILE}")
+            return self.end_headers()
         if self.path not in (f"/{REPOSITORY}/resolve/{REVISION}/{FILE}", f"/{FILE}"):
             return self.send_error(404)
         start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and mirror.ranges else 0

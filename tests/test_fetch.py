@@ -218,6 +218,14 @@ def test_a_second_mirror_goes_on_where_the_first_broke_off(tmp_path, mirror):
     assert mirror.asked == ["bytes=5000-"]
 
 
+def test_ranges_survive_being_sent_elsewhere(tmp_path, mirror):
+    """The hub answers every request with the address of a storage server."""
+    with serving(b"") as hub:
+        hub.elsewhere, mirror.cut = mirror, len(CONTENT) // 3
+        assert get(tmp_path, hub).read_bytes() == CONTENT
+        assert hub.asked == mirror.asked == [None, *(f"bytes={i * mirror.cut}-" for i in range(1, 3))]
+
+
 def test_a_mirror_may_be_the_file_itself(tmp_path, mirror):
     assert get(tmp_path, f"{mirror.url}/{FILE}").read_bytes() == CONTENT
 
