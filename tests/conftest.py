@@ -1,6 +1,7 @@
 """What every test shares: the device it runs on, and float32 that is float32."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell that starts the tests in the background has them ignore Ctrl-C, which some of them are about.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # TF32 keeps 10 bits of mantissa, which would drown the tolerances.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
