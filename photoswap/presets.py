@@ -1,6 +1,6 @@
 """Named settings of the swap: the paper's, and those of the code that its authors released.
 
-The two differ (docs/official.md has the whole table). The paper counts steps: phi 10, M 25 and A 20 of 50. The released
+The two differ (README.md has the whole table). The paper counts steps: phi 10, M 25 and A 20 of 50. The released
 code takes shares of all steps, and turns them into steps by rules of its own: it counts phi's last step in, lays M's
 steps on top of phi's, and reads A's share off a table one row longer than there are steps. It swaps M only where there
 are few places, and always blends. Where its text is fixed to 512 px and 50 steps, the rules here are the same at those

@@ -13,7 +13,7 @@ map A (--cross-steps). More of them keep more of the source's layout; fewer
 leave the new subject more freedom. The defaults are the paper's: 10, 25 and 20
 of 50 steps, and in proportion where there are more or fewer. --preset official
 does as the code does that the paper's authors released: other counts, M at
-fewer layers, and a blend (docs/official.md; its inversion is --method null-text).
+fewer layers, and a blend (README.md; its inversion is --method null-text).
 
 examples:
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --concept my-cat/concept.safetensors
