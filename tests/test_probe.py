@@ -11,7 +11,7 @@ from models.config import MODELS, SD21, SD21_BASE, NoiseConfig
 from models.unet import UNet
 from weights.load import load, save
 from weights.probe import echo, predicts, settle, verdict
-from weights.published import MINIATURE_FILE, PUBLISHED, Published, sha256
+from weights.published import PUBLISHED, Published, sha256
 from weights.recognise import Recognised, predicting
 
 V = tiny_config()
@@ -89,14 +89,12 @@ def test_a_real_network_in_any_dtype(dtype):
     assert abs(echo(model)) < 0.3
 
 
-@pytest.mark.skipif(not MINIATURE_FILE.exists(), reason="the miniature's weights are not in this checkout")
 def test_the_miniature_was_trained_on_v(device):
     model = load("miniature", device)
     assert model.schedule.prediction == "v"
     assert verdict(echo(model)) == "v"
 
 
-@pytest.mark.skipif(not MINIATURE_FILE.exists(), reason="the miniature's weights are not in this checkout")
 def test_the_miniature_read_as_eps_is_contradicted():
     """And a network that predicts eps is made of it: its v, converted at every call."""
     with pytest.warns(
