@@ -3,15 +3,21 @@
 import errno
 import hashlib
 import os
+import socket
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 from mirror import FILE, REPOSITORY, REVISION, Mirror
 
 from weights import fetch as module
 from weights.fetch import MIRROR, OFFLINE, TRIES, address, fetch
-from weights.published import PUBLISHED, VARIABLE, Published
+from weights.lock import Held, locked
+from weights.published import PUBLISHED, VARIABLE, Published, locate
 
 CONTENT = bytes(range(256)) * 1200  # more than one read
 WRONG = CONTENT[:-1] + b"!"
@@ -283,20 +289,20 @@ def test_a_disk_that_fills_up_is_no_broken_connection(tmp_path, mirror, monkeypa
     def full(part, chunk):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module.Part, "append", full)
+    monkeypatch.setattr(module.PartialFile, "append", full)
     with pytest.raises(OSError, match="No space left"):
         get(tmp_path, mirror)
     assert len(mirror.asked) == 1
 
 
 def test_ctrl_c_keeps_what_came(tmp_path, mirror, monkeypatch):
-    append = module.Part.append
+    append = module.PartialFile.append
 
     def pressed(part, chunk):
         append(part, chunk[:1000])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.Part, "append", pressed)
+    monkeypatch.setattr(module.PartialFile, "append", pressed)
     with pytest.raises(KeyboardInterrupt):
         get(tmp_path, mirror)
     assert (tmp_path / f"{FILE}.part").read_bytes() == CONTENT[:1000]
@@ -306,3 +312,157 @@ def test_every_published_file_is_pinned():
     for published in PUBLISHED.values():
         assert len(published.sha256) == 64 and set(published.sha256) <= set("0123456789abcdef")
         assert published.revision not in ("", "main") and published.bytes > 0
+
+
+# Two at once
+
+
+def test_two_at_once_do_not_share_a_file(tmp_path, mirror, monkeypatch):
+    """The second is told who has it, and neither touches what the first has nor keeps it from finishing."""
+    append, told = module.PartialFile.append, []
+
+    def meanwhile(part, chunk):
+        append(part, chunk)
+        if not told:
+            told.append(refused(tmp_path, mirror))
+
+    monkeypatch.setattr(module.PartialFile, "append", meanwhile)
+    assert get(tmp_path, mirror).read_bytes() == CONTENT
+    (sentence,) = told
+    assert sentence.startswith(f"process {os.getpid()} on ") and f"is fetching {tmp_path / FILE} already" in sentence
+    assert mirror.asked == [None] and names(tmp_path) == [FILE]
+
+
+def test_those_that_race_install_the_right_file_or_none(tmp_path, mirror):
+    """Six at once: at least one brings the file; the others find it there, or say who is at it."""
+    mirror.cut = len(CONTENT) // 20
+    start, ends = threading.Barrier(6), []
+
+    def racing():
+        start.wait()
+        try:
+            ends.append(get(tmp_path, mirror).read_bytes() == CONTENT)
+        except ValueError as error:
+            ends.append(f"is fetching {tmp_path / FILE} already" in str(error))
+
+    threads = [threading.Thread(target=racing) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ends == [True] * 6
+    assert (tmp_path / FILE).read_bytes() == CONTENT and names(tmp_path) == [FILE]
+
+
+def test_the_lock_goes_with_the_process_that_held_it(tmp_path):
+    program = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); print(); input()"
+    command = [sys.executable, "-uc", program, str(tmp_path / "lock")]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder.stdout.readline()
+    with pytest.raises(Held, match="another process"), locked(tmp_path / "lock"):
+        pass
+    holder.kill()
+    holder.communicate()
+    with locked(tmp_path / "lock"):
+        assert (tmp_path / "lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}"
+    assert names(tmp_path) == []
+
+
+def test_what_a_killed_process_left_is_no_lock(tmp_path, mirror):
+    (tmp_path / f"{FILE}.part").write_bytes(CONTENT[:1000])
+    (tmp_path / f"{FILE}.part.lock").write_text("process 1 on elsewhere")
+    assert get(tmp_path, mirror).read_bytes() == CONTENT
+    assert mirror.asked == ["bytes=1000-"] and names(tmp_path) == [FILE]
+
+
+def test_where_the_other_has_finished_meanwhile_nothing_is_fetched(tmp_path, mirror, monkeypatch):
+    @contextmanager
+    def late(path):
+        (tmp_path / FILE).write_bytes(CONTENT)
+        yield
+
+    monkeypatch.setattr(module, "locked", late)
+    assert get(tmp_path, mirror) == tmp_path / FILE and mirror.asked == []
+
+
+def test_without_locks_it_warns_and_goes_on(tmp_path, mirror, monkeypatch):
+    def none(handle):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("weights.lock._lock", none)
+    with pytest.warns(UserWarning, match=r"cannot lock \S+\.lock \(No locks available\): run one at a time"):
+        assert get(tmp_path, mirror).read_bytes() == CONTENT
+
+
+def test_the_hash_is_of_what_lies_on_the_disk(tmp_path, mirror, monkeypatch):
+    """What came over the wire was right; what another program wrote into the file meanwhile was not."""
+    append = module.PartialFile.append
+
+    def spoilt(part, chunk):
+        append(part, chunk)
+        if part.size == part.total:
+            with open(part.path, "r+b") as file:
+                file.write(b"!")
+
+    monkeypatch.setattr(module.PartialFile, "append", spoilt)
+    assert "serves a file whose SHA-256 is" in refused(tmp_path, mirror)
+    assert names(tmp_path) == []
+
+
+# Addresses and folders that cannot be
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "https:///file", "http://h:port", "http://h:99999", "http://[::1", "http://a b/", "http://a\n/"]
+)
+def test_an_address_that_cannot_be_one_is_not_tried(tmp_path, monkeypatch, url):
+    monkeypatch.setattr(module, "urlopen", lambda *_, **__: pytest.fail("was asked"))
+    for ending in ("", "/x.safetensors"):
+        told = refused(tmp_path / "new", url + ending)
+        assert "is no web address: want http:// or https://" in told
+    assert not (tmp_path / "new").exists()
+    assert len(refused(tmp_path, f"{url}{'x' * 5000}\n")) < 300
+
+
+def test_a_name_that_does_not_exist_is_asked_for_once(tmp_path, monkeypatch):
+    asked = []
+
+    def unknown(request, timeout):
+        asked.append(request)
+        raise URLError(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+
+    monkeypatch.setattr(module, "urlopen", unknown)
+    assert "nowhere.invalid is not to be reached" in refused(tmp_path, "http://nowhere.invalid")
+    assert len(asked) == 1 and names(tmp_path) == []
+
+
+def test_a_redirection_to_no_address_is_final(tmp_path, mirror, monkeypatch):
+    monkeypatch.setattr(Mirror, "url", "http://127.0.0.1:port")
+    with Mirror(b"") as hub:
+        hub.elsewhere = mirror
+        threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        assert "leads to no web address" in refused(tmp_path, f"http://127.0.0.1:{hub.server_port}")
+        hub.shutdown()
+    assert len(hub.asked) == 1
+
+
+def test_a_home_that_nobody_has_is_one_sentence(tmp_path, mirror, monkeypatch):
+    with pytest.raises(ValueError, match=r"nobody knows the home folder in ~nosuchuser/x: set HOME, or PHOTOSWAP_W"):
+        get(Path("~nosuchuser/x"), mirror)
+    monkeypatch.setenv(VARIABLE, "~nosuchuser")
+    with pytest.raises(ValueError, match="nobody knows the home folder in ~nosuchuser"):
+        fetch("sd21", mirrors=[mirror.url])
+    with pytest.raises(ValueError, match="nobody knows the home folder in ~nosuchuser/model"):
+        locate("~nosuchuser/model")
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda _: {}["nobody"])
+    with pytest.raises(ValueError, match=r"nobody knows the home folder in ~/\.cache/photoswap: set HOME"):
+        fetch("sd21", mirrors=[mirror.url])
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "y/" * 3000])
+def test_what_can_be_no_path_is_no_model(name):
+    with pytest.raises(ValueError, match="no model") as error:
+        locate(name)
+    assert len(str(error.value)) < 300

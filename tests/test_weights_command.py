@@ -95,7 +95,7 @@ def test_an_interrupted_fetch_says_that_it_goes_on(mirror, capsys, monkeypatch):
     def pressed(part, chunk):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("weights.fetch.Part.append", pressed)
+    monkeypatch.setattr("weights.fetch.PartialFile.append", pressed)
     assert main(["weights", "fetch", "sd21", "--mirror", mirror.url, "--quiet"]) == 130
     assert "the same command goes on from where it was" in capsys.readouterr().err
 

@@ -1,26 +1,28 @@
-"""Download a published checkpoint: hashed on the way, resumed where it broke off, in its place only when it is right.
+"""Download a published checkpoint: resumed where it broke off, hashed on the disk, in its place only when it is right.
 
 huggingface_hub builds the addresses (and so follows HF_ENDPOINT), and does no more here. Its downloader trusts the
-server's own word for what a file is, wants the hub's headers on every answer, and hashes nothing on the way; here the
-size and SHA-256 are pinned in advance, and whoever serves those bytes will do. That also settles how to resume: a range
-is asked for, the total size it reports is compared with the pinned one, and should the two halves not belong together,
-the hash says so. If-Range would only add that the *same* server still has the same file.
+server's own word for what a file is, wants the hub's headers on every answer, and hashes nothing; here the size and
+SHA-256 are pinned in advance, and whoever serves those bytes will do. That also settles how to resume: a range is asked
+for, the total size it reports is compared with the pinned one, and should the two halves not belong together, the hash
+says so. If-Range would only add that the *same* server still has the same file. The hash is taken of the file as it
+lies on the disk when it is complete, and a lock keeps a second download of the same file away from it.
 """
 
-import hashlib
 import os
 import re
+import socket
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from weights.atomic import check_space, flush
-from weights.published import CHUNK, PUBLISHED, Published, bar, cache_folder, feed, sha256
+from weights.lock import Held, locked
+from weights.published import CHUNK, PUBLISHED, Published, bar, cache_folder, expand, sha256, shorten
 
 MIRROR = "PHOTOSWAP_MIRROR"
 OFFLINE = ("PHOTOSWAP_OFFLINE", "HF_HUB_OFFLINE")
@@ -52,13 +54,13 @@ def fetch(
     ask the network; None goes by PHOTOSWAP_OFFLINE and HF_HUB_OFFLINE. pause: seconds before the second try of a
     broken connection, doubled for each further one. Until the hash is right the file is called NAME.part; what an
     interrupted run left there is gone on from. Warns when it moves on to the next mirror.
-    Raises ValueError when there is no such name, no room, no network wanted, no mirror that serves the file, or when
-    another file stands in its place.
+    Raises ValueError when there is no such name, no room, no network wanted, no mirror that serves the file, when
+    somebody else is fetching it, or when another file stands in its place.
     """
     if name not in PUBLISHED:
         raise ValueError(f"no published checkpoint {name!r}: want one of {', '.join(PUBLISHED)}")
     published = PUBLISHED[name]
-    target = (folder or cache_folder()) / published.file
+    target = (expand(folder) if folder else cache_folder()) / published.file
     if target.exists():
         check_published(target, published, progress)
         return target
@@ -69,10 +71,17 @@ def fetch(
     done = partial.stat().st_size if partial.exists() else 0
     check_space(target.parent, published.bytes - done)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with Part(partial, published, progress) as part:
-        _from_any(addresses, part, pause, name)
-    flush(partial)
-    os.replace(partial, target)
+    try:
+        with locked(partial.with_name(f"{partial.name}.lock")):
+            if not target.exists():  # or another process has finished it since
+                with PartialFile(partial, published, progress) as part:
+                    _from_any(addresses, part, pause, name)
+                flush(partial)
+                os.replace(partial, target)
+    except Held as holder:
+        raise ValueError(
+            f"{holder} is fetching {target} already: wait for it, or stop it and go on from there"
+        ) from None
     return target
 
 
@@ -90,12 +99,25 @@ def address(published: Published, mirror: str | None) -> str:
     """Where a mirror (None: the hub, or HF_ENDPOINT) has the file. Raises ValueError when that is no web address."""
     from huggingface_hub import hf_hub_url
 
-    if mirror is not None and urlsplit(mirror).scheme not in ("http", "https"):
-        raise ValueError(f"mirror {mirror!r} is no web address: want http:// or https://, laid out as huggingface.co")
     if mirror is not None and mirror.endswith(".safetensors"):
-        return mirror
-    endpoint = mirror and mirror.rstrip("/")
-    return hf_hub_url(published.repository, published.file, revision=published.revision, endpoint=endpoint)
+        return _checked(mirror)
+    endpoint = mirror and _checked(mirror).rstrip("/")
+    return _checked(hf_hub_url(published.repository, published.file, revision=published.revision, endpoint=endpoint))
+
+
+def _checked(url: str) -> str:
+    """The address, if it can be one."""
+    try:
+        parts = urlsplit(url)
+        host, _ = (parts.hostname or "").encode("idna"), parts.port
+        fits = bool(host) and parts.scheme in ("http", "https") and url.isprintable() and " " not in url
+    except ValueError:  # brackets around no address, a port that is no number, a host that is too long
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"mirror {shorten(url)!r} is no web address: want http:// or https://, laid out as huggingface.co"
+        )
+    return url
 
 
 def check_published(path: Path, published: Published, progress: bool = False) -> None:
@@ -112,39 +134,35 @@ def check_published(path: Path, published: Published, progress: bool = False) ->
         )
 
 
-class Part:
-    """The file as far as it has come: its bytes on the disk, their number and their hash. Empty, it leaves no file."""
+class PartialFile:
+    """A file as far as it has come, open to be gone on with. Empty, it leaves nothing behind."""
 
     def __init__(self, path: Path, published: Published, progress: bool):
         self.path, self.published, self.total = path, published, published.bytes
-        self.digest, self.size = hashlib.sha256(), 0
-        if path.exists() and path.stat().st_size <= self.total:
-            feed(self.digest, path, progress)
-            self.size = path.stat().st_size
+        self.size = path.stat().st_size if path.exists() and path.stat().st_size <= self.total else 0
         self._file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115 - closed by __exit__
         self._file.truncate(self.size)
         self._file.seek(self.size)
+        self._progress = progress
         self._bar = bar(self.total, published.file, progress, self.size)
 
-    def __enter__(self) -> "Part":
+    def __enter__(self) -> "PartialFile":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
         self._file.close()
         if not self.size:
-            self.path.unlink()
+            self.path.unlink(missing_ok=True)
 
-    @property
-    def is_right(self) -> bool:
-        """Whether the bytes so far are the published file."""
-        return self.size == self.total and self.digest.hexdigest() == self.published.sha256
+    def digest(self) -> str:
+        """The SHA-256 of what lies on the disk."""
+        return sha256(self.path, self._progress)
 
     def append(self, chunk: bytes) -> None:
         """Write what has come. Raises OSError when the disk is full."""
         self._file.write(chunk)
         self._file.flush()
-        self.digest.update(chunk)
         self.size += len(chunk)
         self._bar.update(len(chunk))
 
@@ -153,10 +171,10 @@ class Part:
         self._bar.update(-self.size)
         self._file.seek(0)
         self._file.truncate()
-        self.digest, self.size = hashlib.sha256(), 0
+        self.size = 0
 
 
-def _from_any(addresses: Sequence[str], part: Part, pause: float, name: str) -> None:
+def _from_any(addresses: Sequence[str], part: PartialFile, pause: float, name: str) -> None:
     """Complete the part from the first address that can. Raises ValueError when none can."""
     faults: list[str] = []
     for url in addresses:
@@ -171,23 +189,19 @@ def _from_any(addresses: Sequence[str], part: Part, pause: float, name: str) -> 
     raise ValueError(f"could not fetch {name}: {'; '.join(faults)}{kept}")
 
 
-def _from_one(url: str, part: Part, pause: float) -> None:
-    """Complete the part from one address; what fails the hash is deleted. Raises Unfit."""
-    resumed = part.size > 0
-    _complete(url, part, pause)
-    if part.is_right:
-        return
-    found = part.digest.hexdigest()
-    part.restart()
-    if resumed:  # the bytes at fault may have been there before: once more, all from here
+def _from_one(url: str, part: PartialFile, pause: float) -> None:
+    """Complete the file from one address; what fails the hash is deleted. Raises Unfit."""
+    for resumed in (True, False) if part.size else (False,):
         _complete(url, part, pause)
-        if part.is_right:
+        found = part.digest()
+        if found == part.published.sha256:
             return
-        part.restart()
-    raise Unfit(f"serves a file whose SHA-256 is {found}, not {part.published.sha256}: it was deleted")
+        part.restart()  # if resumed, the bytes at fault may have been there before: once more, all from here
+        if not resumed:
+            raise Unfit(f"serves a file whose SHA-256 is {found}, not {part.published.sha256}: it was deleted")
 
 
-def _complete(url: str, part: Part, pause: float) -> None:
+def _complete(url: str, part: PartialFile, pause: float) -> None:
     """Try until the part has its size, or several tries in a row brought it no further than before."""
     furthest, tries = part.size, 0
     while part.size < part.total:
@@ -201,7 +215,7 @@ def _complete(url: str, part: Part, pause: float) -> None:
             time.sleep(pause * 2 ** (tries - 1))
 
 
-def _chunks(url: str, part: Part) -> Iterator[bytes]:
+def _chunks(url: str, part: PartialFile) -> Iterator[bytes]:
     """The bytes that the part still lacks, as they come. Raises Broken and Unfit."""
     with _open(url, part.size) as response:
         _check_start(response, part)
@@ -222,8 +236,12 @@ def _open(url: str, start: int) -> HTTPResponse:
         error.close()
         fault = f"answers {error.code} {error.reason}"
         raise (Broken if error.code in PASSING else Unfit)(fault) from error
+    except (InvalidURL, ValueError) as error:  # from a redirection: ours has been looked at
+        raise Unfit(f"leads to no web address ({error})") from error
     except (HTTPException, OSError) as error:
-        raise Broken(f"is not to be reached ({getattr(error, 'reason', error)})") from error
+        reason = getattr(error, "reason", error)
+        unknown = isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME
+        raise (Unfit if unknown else Broken)(f"is not to be reached ({reason})") from error
 
 
 def _read(response: HTTPResponse) -> bytes:
@@ -233,7 +251,7 @@ def _read(response: HTTPResponse) -> bytes:
         raise Broken(f"broke off ({error})") from error
 
 
-def _check_start(response: HTTPResponse, part: Part) -> None:
+def _check_start(response: HTTPResponse, part: PartialFile) -> None:
     """Have the part stand where the answer begins. Raises Unfit when it is not the file's size, or begins elsewhere."""
     length = response.headers.get("Content-Length")
     if response.status == 206:

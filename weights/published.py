@@ -8,7 +8,6 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -60,23 +59,32 @@ MINIATURE_FILE = Path(__file__).parent / "miniature.safetensors"
 
 def cache_folder() -> Path:
     """The folder of PHOTOSWAP_WEIGHTS, else ~/.cache/photoswap."""
-    return Path(os.environ.get(VARIABLE) or Path.home() / ".cache" / "photoswap").expanduser()
+    return expand(os.environ.get(VARIABLE) or "~/.cache/photoswap")
+
+
+def expand(path: str | os.PathLike) -> Path:
+    """The path with a home folder for its ~. Raises ValueError when there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"nobody knows the home folder in {shorten(str(path))}: set HOME, or {VARIABLE} to a folder written out"
+        ) from error
+
+
+def shorten(text: str, length: int = 120) -> str:
+    """A text as it is quoted in a sentence: the middle of a long one left out."""
+    return text if len(text) <= length else f"{text[: length // 2]}[...]{text[-length // 2 :]}"
 
 
 def sha256(path: Path, progress: bool = False) -> str:
     """The SHA-256 of a file, in hexadecimal digits; about two seconds for a gigabyte."""
-    digest = hashlib.sha256()
-    feed(digest, path, progress)
-    return digest.hexdigest()
-
-
-def feed(digest: Any, path: Path, progress: bool = False) -> None:
-    """Add the bytes of a file to a hash."""
-    size = path.stat().st_size
+    digest, size = hashlib.sha256(), path.stat().st_size
     with open(path, "rb") as file, bar(size, f"checking {path.name}", progress) as shown:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
             shown.update(len(chunk))
+    return digest.hexdigest()
 
 
 def bar(total: int, title: str, progress: bool, done: int = 0) -> tqdm:
@@ -99,12 +107,15 @@ def locate(name_or_path: str | os.PathLike) -> Path:
             f"({published.bytes / 1e9:.1f} GB), or set {VARIABLE} to the folder that holds {published.file}",
         )
     names = ", ".join(["miniature", *PUBLISHED])
-    return _present(
-        Path(name_or_path).expanduser(), f"no model {str(name_or_path)!r}: it is no file, no folder and none of {names}"
-    )
+    asked = shorten(str(name_or_path))
+    return _present(expand(name_or_path), f"no model {asked!r}: it is no file, no folder and none of {names}")
 
 
 def _present(path: Path, otherwise: str) -> Path:
-    if not path.exists():
+    try:
+        there = path.exists()
+    except (OSError, ValueError):  # too long to be a name, or with a zero in it
+        there = False
+    if not there:
         raise ValueError(otherwise)
     return path
