@@ -1,10 +1,14 @@
-"""What every test shares: the device it runs on, and float32 that is float32."""
+"""What every test shares: the device it runs on, float32 that is float32, and a small model with a concept."""
 
 import os
 import signal
 
 import pytest
 import torch
+from command_line import LEARN, paint
+from tiny_model import write_tiny_model
+
+from photoswap.__main__ import main
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,3 +38,29 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     """The device of --device, else cuda where present, else cpu."""
     chosen = request.config.getoption("--device")
     return torch.device(chosen or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A model file and the flags that make it quick."""
+    path = write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+    return ["--model", str(path), "--device", "cpu", "--quiet"]
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A folder of three references, and one picture of another shape beside it."""
+    home = tmp_path_factory.mktemp("pictures")
+    (home / "references").mkdir()
+    for i in range(3):
+        paint((150, 140), i).save(home / "references" / f"{i}.png")
+    paint((300, 180), 3).save(home / "source.png")
+    return home
+
+
+@pytest.fixture(scope="session")
+def concept(tiny, pictures, tmp_path_factory):
+    """A concept learnt in two steps."""
+    out = tmp_path_factory.mktemp("concept")
+    assert main(["learn", str(pictures / "references"), *LEARN, "--out", str(out), *tiny]) == 0
+    return out / "concept.safetensors"

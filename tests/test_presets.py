@@ -92,7 +92,7 @@ def planned(*flags):
 def test_the_command_line_chooses_a_preset():
     assert planned() == planned("--preset", "paper") == SwapPlan()
     assert planned("--preset", "official", "--steps", "20") == preset("official", 20)
-    chosen = planned("--preset", "official", "--fractions", "0.6", "0.8", "0", "--blend", "0.5", "--cross-steps", "7")
+    chosen = planned("--preset", "official", "--fractions", "0.6", "0.8", "0", "--blend", "0.5", "--A", "7")
     assert chosen == preset("official", fractions=Fractions(0.6, 0.8, 0.0), cross=7, blend=Blend(threshold=0.5))
     assert planned("--align", "index", "--blend") == SwapPlan(align="index", blend=Blend())
     with pytest.raises(ValueError, match="fractions belong"):

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from command_line import refused
 from mirror import FILE, REPOSITORY, REVISION, Mirror
 from safetensors.torch import load_file, save_file
-from test_cli import refused
 from tiny_model import tiny_config, write_tiny_model
 
 from models.config import MODELS

@@ -6,7 +6,7 @@ inversion serves the model and the concept it was made with: name here the
 
 examples:
   photoswap invert dog.jpg --prompt "a photo of a dog" --concept my-cat/concept.safetensors
-  photoswap invert dog.jpg --prompt "a photo of a dog" --method null-text --reconstruction again.png
+  photoswap invert dog.jpg --prompt "a photo of a dog" --inversion null-text --reconstruction again.png
   photoswap invert --prompt "a photo of a dog on grass" --seed 3 --out drawn.safetensors
 """
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `photoswap invert`."""
     parser.add_argument("source", nargs="?", type=Path, help="the picture; without it, one is drawn from the seed")
     parser.add_argument("--prompt", required=True, help="what is in the picture")
-    add_method(parser)
+    add_inversion(parser)
     parser.add_argument(
         "--reconstruction", type=Path, metavar="FILE", help="also write what the inversion leads back to"
     )
@@ -36,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common(parser, "inversion.safetensors", "the inversion")
 
 
-def add_method(parser: argparse.ArgumentParser) -> None:
+def add_inversion(parser: argparse.ArgumentParser) -> None:
     """How a picture is inverted: also a flag of `swap`."""
     parser.add_argument(
-        "--method",
+        "--inversion",
         choices=("direct", "null-text", "ddim"),
         default="direct",
         help="direct: exact and quick; null-text: as in the paper, minutes; ddim: plain, drifts (default: %(default)s)",
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
         not arguments.quiet,
     )
     if picture:
-        inversion = invert_image(model, picture, arguments.prompt, arguments.method, *settings)
+        inversion = invert_image(model, picture, arguments.prompt, arguments.inversion, *settings)
     else:
         inversion = synthesize(model, arguments.prompt, arguments.seed, *settings)
     again = reconstruct(model, inversion) if arguments.reconstruction else None

@@ -8,19 +8,19 @@ every setting.
 
 How much of the source is kept is a matter of three lambdas, counted in steps
 from the first: so long the target takes the source's self-attention output phi
-(--output-steps), its self-attention map M (--map-steps) and its cross-attention
-map A (--cross-steps). More of them keep more of the source's layout; fewer
-leave the new subject more freedom. The defaults are the paper's: 10, 25 and 20
+(--phi), its self-attention map M (--M) and its cross-attention map A (--A).
+More of them keep more of the source's layout; fewer leave the new subject more
+freedom. The defaults are the paper's: 10, 25 and 20
 of 50 steps, and in proportion where there are more or fewer. --preset official
 does as the code does that the paper's authors released: other counts, M at
-fewer layers, and a blend (README.md; its inversion is --method null-text).
+fewer layers, and a blend (README.md; its inversion is --inversion null-text).
 
 examples:
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --concept my-cat/concept.safetensors
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --target "red fox" --mask dog-mask.png
   photoswap swap inversion.safetensors --subject dog --concept my-cat/concept.safetensors --blend
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --concept my-dog/concept.safetensors \\
-    --preset official --method null-text
+    --preset official --inversion null-text
 """
 
 import argparse
@@ -42,7 +42,7 @@ from photoswap.commands.common import (
     steps_for,
     write_together,
 )
-from photoswap.commands.invert import add_method
+from photoswap.commands.invert import add_inversion
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mask", type=Path, metavar="FILE", help="a picture of the source's size, white where it may change"
     )
-    add_method(parser)
+    add_inversion(parser)
     group = parser.add_argument_group("the swap")
     group.add_argument(
         "--preset",
@@ -82,9 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long to swap, as the released code says it: shares of the steps, M's after phi's (with --preset "
         "official; default: 0.4 0.2 0.3)",
     )
-    for name, letter, default in (("output", "phi", 10), ("map", "M", 25), ("cross", "A", 20)):
+    for name, default in (("phi", 10), ("M", 25), ("A", 20)):
         group.add_argument(
-            f"--{name}-steps", type=int, metavar="N", help=f"lambda of {letter} (default: {default} of 50 steps)"
+            f"--{name}", type=int, metavar="N", help=f"lambda of {name}: its steps (default: {default} of 50)"
         )
     group.add_argument(
         "--align",
@@ -164,7 +164,7 @@ def make_plan(arguments: argparse.Namespace, inversion: "Inversion | None", guid
     steps = inversion.steps if inversion and arguments.steps is None else steps_for(arguments.steps)
     fitted = inversion is not None and inversion.method in ("null-text", "seed") and arguments.guidance is None
     scale = inversion.guidance_scale if inversion and fitted else guidance_scale
-    lambdas = {name: getattr(arguments, f"{name}_steps") for name in ("output", "map", "cross")}
+    lambdas = {"output": arguments.phi, "map": arguments.M, "cross": arguments.A}
     given: dict[str, Any] = {name: value for name, value in lambdas.items() if value is not None}
     if arguments.align is not None:
         given["align"] = arguments.align
@@ -209,7 +209,7 @@ def invert(
     settings = (plan.steps, plan.guidance_scale, arguments.size, not arguments.quiet)
     if picture is None:
         return synthesize(model, prompt, arguments.seed, *settings)
-    return invert_image(model, picture, prompt, arguments.method, *settings)
+    return invert_image(model, picture, prompt, arguments.inversion, *settings)
 
 
 def write(

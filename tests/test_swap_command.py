@@ -1,0 +1,179 @@
+"""`photoswap swap`: what it writes, and one sentence for every mistake."""
+
+import json
+
+import numpy as np
+import pytest
+from command_line import PROMPT, FullDisk, files, paint, refused, swap_arguments
+from PIL import Image
+from tiny_model import write_tiny_model
+
+from photoswap.__main__ import main
+
+
+def test_swap_writes_two_pictures_and_a_record_that_repeats_them(tiny, pictures, concept, tmp_path):
+    flags = ["--prompt", PROMPT, "--subject", "dog", "--concept", str(concept), "--steps", "4", "--blend"]
+    arguments = ["swap", str(pictures / "source.png"), *flags, *tiny]
+    assert main([*arguments, "--out", str(tmp_path / "a")]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "b")]) == 0
+    assert files(tmp_path / "a") == ["grid.png", "result.png", "swap.json"]
+    for name in ("grid.png", "result.png"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    with Image.open(tmp_path / "a" / "result.png") as result:
+        assert result.size == (300, 180)
+    record = json.loads((tmp_path / "a" / "swap.json").read_text())
+    assert record["seed"] == 0 and record["arguments"]["source"] == str(pictures / "source.png")
+    assert record["settings"]["source_prompt"] == PROMPT
+    assert record["settings"]["target_prompt"] == "a photo of a sks cat on grass"
+    assert record["settings"]["plan"]["steps"] == 4
+    assert set(record["seconds"]) >= {"load", "invert", "denoise", "decode"}
+
+
+def test_swap_of_an_inversion_is_the_swap_of_its_picture(tiny, pictures, tmp_path):
+    common = ["--subject", "dog", "--target", "red fox", *tiny]
+    source, held = str(pictures / "source.png"), str(tmp_path / "held.safetensors")
+    invert = ["invert", source, "--prompt", PROMPT, "--steps", "3", "--out", held, *tiny]
+    assert main([*invert, "--reconstruction", str(tmp_path / "again.png")]) == 0
+    assert main(["swap", held, *common, "--out", str(tmp_path / "a")]) == 0
+    assert main(["swap", source, "--prompt", PROMPT, "--steps", "3", *common, "--out", str(tmp_path / "b")]) == 0
+    assert (tmp_path / "a" / "result.png").read_bytes() == (tmp_path / "b" / "result.png").read_bytes()
+    assert (tmp_path / "again.png").is_file()
+
+
+def test_swap_of_a_drawn_source(tiny, tmp_path):
+    flags = ["--prompt", PROMPT, "--subject", "dog", "--target", "cat", "--steps", "2", "--seed", "5"]
+    assert main(["swap", *flags, *tiny, "--out", str(tmp_path / "a")]) == 0
+    held = str(tmp_path / "held.safetensors")
+    assert main(["invert", "--prompt", PROMPT, "--seed", "5", "--steps", "2", "--out", held, *tiny]) == 0
+    assert main(["swap", held, "--subject", "dog", "--target", "cat", *tiny, "--out", str(tmp_path / "b")]) == 0
+    assert (tmp_path / "a" / "result.png").read_bytes() == (tmp_path / "b" / "result.png").read_bytes()
+
+
+def test_outside_a_mask_the_source_is_kept(tiny, pictures, tmp_path):
+    mask = Image.new("L", (300, 180), 0)
+    mask.paste(255, (100, 50, 200, 130))
+    mask.save(tmp_path / "mask.png")
+    flags = [
+        "--prompt",
+        PROMPT,
+        "--subject",
+        "dog",
+        "--target",
+        "cat",
+        "--steps",
+        "2",
+        "--mask",
+        str(tmp_path / "mask.png"),
+    ]
+    assert main(["swap", str(pictures / "source.png"), *flags, *tiny, "--out", str(tmp_path / "out")]) == 0
+    with Image.open(tmp_path / "out" / "result.png") as result, Image.open(pictures / "source.png") as source:
+        outside = np.array(mask) == 0
+        assert (np.array(result)[outside] == np.array(source)[outside]).all()
+
+
+def test_no_such_picture(tiny, tmp_path, capsys):
+    told = refused(capsys, *swap_arguments(tmp_path / "nowhere.png", tiny, tmp_path / "out"))
+    assert "no such picture" in told and "nowhere.png" in told
+    assert files(tmp_path) == []
+
+
+def test_no_such_inversion(tiny, tmp_path, capsys):
+    told = refused(capsys, *swap_arguments(tmp_path / "nowhere.safetensors", tiny, tmp_path / "out"))
+    assert "no inversion at" in told
+
+
+def test_no_such_concept(tiny, pictures, tmp_path, capsys):
+    more = ("--concept", tmp_path / "nowhere.safetensors")
+    told = refused(capsys, *swap_arguments(pictures / "source.png", tiny, tmp_path / "out", *more))
+    assert "nowhere.safetensors" in told
+    assert files(tmp_path) == []
+
+
+def test_not_a_picture(tiny, tmp_path, capsys):
+    (tmp_path / "notes.png").write_text("not a picture")
+    told = refused(capsys, *swap_arguments(tmp_path / "notes.png", tiny, tmp_path / "out"))
+    assert "notes.png is not a picture" in told
+    assert files(tmp_path) == ["notes.png"]
+
+
+@pytest.mark.parametrize("kind", ["concept", "inversion"])
+def test_a_truncated_concept_or_inversion(kind, tiny, pictures, concept, tmp_path, capsys):
+    (tmp_path / "cut.safetensors").write_bytes(concept.read_bytes()[:5000])
+    source = tmp_path / "cut.safetensors" if kind == "inversion" else pictures / "source.png"
+    more = ("--concept", tmp_path / "cut.safetensors") if kind == "concept" else ()
+    told = refused(capsys, *swap_arguments(source, tiny, tmp_path / "out", *more))
+    assert "cut.safetensors is no" in told
+    assert files(tmp_path) == ["cut.safetensors"]
+
+
+def test_a_concept_of_another_model(concept, pictures, tmp_path, capsys):
+    other = write_tiny_model(tmp_path / "other.safetensors", seed=1)
+    more = ("--concept", concept)
+    told = refused(capsys, *swap_arguments(pictures / "source.png", ["--model", other], tmp_path / "out", *more))
+    assert "was learnt on" in told
+    assert files(tmp_path) == ["other.safetensors"]
+
+
+def test_an_inversion_of_another_model(tiny, tmp_path, capsys):
+    other = write_tiny_model(tmp_path / "other.safetensors", seed=1)
+    held = tmp_path / "held.safetensors"
+    assert main(["invert", "--prompt", PROMPT, "--steps", "1", "--out", str(held), *tiny]) == 0
+    capsys.readouterr()
+    told = refused(capsys, *swap_arguments(held, ["--model", other], tmp_path / "out"))
+    assert "another model" in told
+    told = refused(capsys, *swap_arguments(held, tiny, tmp_path / "out", "--steps", "2"))
+    assert "has 1 steps, the swap 2" in told
+    assert files(tmp_path) == ["held.safetensors", "other.safetensors"]
+
+
+def test_a_prompt_without_the_subject(tiny, pictures, tmp_path, capsys):
+    source = pictures / "source.png"
+    told = refused(capsys, *swap_arguments(source, tiny, tmp_path / "out", "--subject", "horse"))
+    assert 'lacks the word "horse"' in told
+    told = refused(capsys, *swap_arguments(source, tiny, tmp_path / "out", "--target-prompt", "a photo of a fox"))
+    assert 'lacks the subject\'s word "cat"' in told
+    assert files(tmp_path) == []
+
+
+def test_prompts_that_are_missing(tiny, pictures, tmp_path, capsys):
+    told = refused(capsys, "swap", pictures / "source.png", "--subject", "dog", *tiny, "--out", tmp_path / "out")
+    assert "--prompt" in told
+    told = refused(capsys, "swap", "--prompt", PROMPT, "--subject", "dog", *tiny, "--out", tmp_path / "out")
+    assert "--concept or --target" in told
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--phi", 5), ("--M", -1), ("--A", 99)])
+def test_lambda_outside_the_steps(tiny, pictures, tmp_path, capsys, flag, value):
+    more = ("--steps", 4, flag, value)
+    told = refused(capsys, *swap_arguments(pictures / "source.png", tiny, tmp_path / "out", *more))
+    assert str(value) in told and "0..4" in told
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", ["32", "0x64", "100x64"])
+def test_a_size_too_small_or_between(tiny, pictures, tmp_path, capsys, size):
+    told = refused(capsys, *swap_arguments(pictures / "source.png", tiny, tmp_path / "out", "--size", size))
+    assert "multiples of 64" in told
+    assert files(tmp_path) == []
+
+
+def test_a_picture_too_small(tiny, tmp_path, capsys):
+    paint((8, 300), 0).save(tmp_path / "thin.png")
+    told = refused(capsys, *swap_arguments(tmp_path / "thin.png", tiny, tmp_path / "out"))
+    assert "8 x 300 pixels; want at least 16" in told
+
+
+def test_a_mask_of_another_size(tiny, pictures, tmp_path, capsys):
+    Image.new("L", (20, 20), 255).save(tmp_path / "mask.png")
+    more = ("--mask", tmp_path / "mask.png", "--steps", 1)
+    told = refused(capsys, *swap_arguments(pictures / "source.png", tiny, tmp_path / "out", *more))
+    assert "20 x 20" in told and "300 x 180" in told
+    assert files(tmp_path) == ["mask.png"]
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_disk_that_fills_up_while_swapping(tiny, pictures, tmp_path, capsys, monkeypatch, at):
+    monkeypatch.setattr("weights.atomic.os.fsync", FullDisk(at))
+    told = refused(capsys, *swap_arguments(pictures / "source.png", tiny, tmp_path / "new" / "out", "--steps", 1))
+    assert "the disk is full" in told and "--out" in told
+    assert files(tmp_path) == []
