@@ -7,6 +7,8 @@ and 2.1; `MINIATURE` has the structure of SD 2.1 at widths that a laptop trains.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from samplers.schedule import Schedule
+
 LEVELS = 4  # resolutions of the U-Net; a Site's scale is counted with it
 
 
@@ -127,41 +129,19 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
-class NoiseConfig:
-    """The noise the U-Net was trained with (arXiv:2006.11239; the schedule "scaled linear" of arXiv:2112.10752).
-
-    prediction: what the network outputs, the noise ("eps") or the velocity ("v", arXiv:2202.00512). offset: added to
-    evenly spaced sampling timesteps, 1 in every published checkpoint.
-    """
-
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    train_steps: int = 1000
-    prediction: Literal["eps", "v"] = "v"
-    offset: int = 1
-
-    def __post_init__(self) -> None:
-        _require(
-            0 < self.beta_start <= self.beta_end < 1,
-            f"betas run from {self.beta_start} to {self.beta_end}; wanted 0 < beta_start <= beta_end < 1",
-        )
-        _require(self.prediction in ("eps", "v"), f"prediction is {self.prediction!r}; use 'eps' or 'v'")
-        _require(self.train_steps > 1, f"train_steps is {self.train_steps}; wanted at least 2")
-
-
-@dataclass(frozen=True)
 class ModelConfig:
     """Everything that tells one checkpoint from another.
 
-    native_size: side in pixels of the pictures it was trained on. granularity: sides of pictures must be multiples of
-    it, so that the coarsest level of the U-Net comes out whole.
+    noise: the noise the U-Net was trained with; nothing else says it. Its class belongs to the samplers, which is why
+    this file, and no other here, imports from them. native_size: side in pixels of the pictures it was trained on.
+    granularity: sides of pictures must be multiples of it, so that the coarsest level of the U-Net comes out whole.
     """
 
     name: str = "sd21"
     unet: UNetConfig = field(default_factory=UNetConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     text: TextConfig = field(default_factory=TextConfig)
-    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    noise: Schedule = field(default_factory=Schedule)
     native_size: int = 768
     granularity: int = 64
 
@@ -186,12 +166,12 @@ class ModelConfig:
 
 
 SD21 = ModelConfig()
-SD21_BASE = ModelConfig(name="sd21-base", noise=NoiseConfig(prediction="eps"), native_size=512)
+SD21_BASE = ModelConfig(name="sd21-base", noise=Schedule(prediction="eps"), native_size=512)
 SD15 = ModelConfig(
     name="sd15",
     unet=UNetConfig(head_channels=None, heads=8, context_channels=768, linear_projection=False),
     text=TextConfig(width=768, heads=12, layers=12, stored_layers=12, activation="quick_gelu", padding="eot"),
-    noise=NoiseConfig(prediction="eps"),
+    noise=Schedule(prediction="eps"),
     native_size=512,
 )
 MINIATURE = ModelConfig(

@@ -1,13 +1,12 @@
 """The three networks of latent diffusion (arXiv:2112.10752, figure 3) as one value, and the doors between them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from models.config import ModelConfig
+from models.config import ModelConfig, Schedule
 from models.text_encoder import TextEncoder
 from models.tokenizer import Tokenizer
 from models.unet import UNet
@@ -18,7 +17,6 @@ from models.vae import Autoencoder
 class StableDiffusion:
     """U-Net, autoencoder, text encoder and tokenizer of one checkpoint, with its configuration.
 
-    schedule: the noise schedule the U-Net was trained with; carried along for those who sample, never used here.
     Gradients flow through every method; callers who want none say torch.no_grad().
     """
 
@@ -26,8 +24,16 @@ class StableDiffusion:
     vae: Autoencoder
     text_encoder: TextEncoder
     tokenizer: Tokenizer
-    schedule: Any
     config: ModelConfig
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise the U-Net was trained with; for those who sample, never used here."""
+        return self.config.noise
+
+    def with_schedule(self, schedule: Schedule) -> "StableDiffusion":
+        """The same networks under another schedule, which is saved with them."""
+        return replace(self, config=replace(self.config, noise=schedule))
 
     @property
     def device(self) -> torch.device:

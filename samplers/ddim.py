@@ -16,10 +16,13 @@ def move(latents: Tensor, eps: Tensor, alpha_from: float, alpha_to: float) -> Te
     """Carry latents from one noise level to another along a fixed noise estimate.
 
     Denoises when alpha_to > alpha_from and inverts otherwise; there and back is the identity. DDIM, eq. 12.
-    latents, eps: (b ...), float32 or float64. alpha_from, alpha_to: alpha_bar in (0, 1]; else ValueError.
+    latents, eps: (b ...), float32 or float64. alpha_from, alpha_to: alpha_bar in [0, 1]; else ValueError.
+    At alpha_from = 0 the latents are the noise, and `eps` is v = -x0 instead, as Schedule.to_eps hands it on there.
     """
-    if not (0 < alpha_from <= 1 and 0 < alpha_to <= 1):
-        raise ValueError(f"alpha_bar goes from {alpha_from} to {alpha_to}; want both in (0, 1]")
+    if not (0 <= alpha_from <= 1 and 0 <= alpha_to <= 1):
+        raise ValueError(f"alpha_bar goes from {alpha_from} to {alpha_to}; want both in [0, 1]")
+    if alpha_from == 0:
+        return (1 - alpha_to) ** 0.5 * latents - alpha_to**0.5 * eps
     x0 = (latents - (1 - alpha_from) ** 0.5 * eps) / alpha_from**0.5
     return alpha_to**0.5 * x0 + (1 - alpha_to) ** 0.5 * eps
 

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.config import ModelConfig, NoiseConfig, TextConfig, UNetConfig, VAEConfig
+from models.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
 from models.hooks import Site
 from models.stable_diffusion import StableDiffusion
+from samplers import Schedule
 from weights.load import load
 
 FOLDER = Path(__file__).parent / "golden"
@@ -53,7 +54,7 @@ def golden_config() -> ModelConfig:
             mlp_ratio=text["mlp_ratio"],
             activation=text["act"],
         ),
-        noise=NoiseConfig(prediction="eps"),
+        noise=Schedule(prediction="eps"),
         native_size=128,
     )
 

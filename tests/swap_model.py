@@ -1,7 +1,5 @@
 """What the tests of the method share: a whole tiny model on the device under test, and a picture for it."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from PIL import Image
@@ -19,7 +17,7 @@ def swap_model(device: torch.device, prediction: str = "v", seed: int = 0) -> St
     model = tiny_model(seed)
     for network in networks_of(model).values():
         network.to(device)
-    return replace(model, schedule=Schedule(prediction=prediction))
+    return model.with_schedule(Schedule(prediction=prediction))
 
 
 def picture(width: int = 128, height: int = 128, seed: int = 0) -> Image.Image:

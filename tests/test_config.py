@@ -2,7 +2,7 @@
 
 import pytest
 
-from models import MINIATURE, MODELS, SD15, SD21, SD21_BASE, ModelConfig, NoiseConfig, TextConfig, UNetConfig, VAEConfig
+from models import MINIATURE, MODELS, SD15, SD21, SD21_BASE, ModelConfig, TextConfig, UNetConfig, VAEConfig
 
 
 def test_the_published_models():
@@ -37,9 +37,6 @@ def test_the_miniature_has_the_structure_of_sd21():
         (TextConfig, {"layers": 25}, "stored_layers=24"),
         (TextConfig, {"activation": "relu"}, "'relu'"),
         (TextConfig, {"padding": "left"}, "'left'"),
-        (NoiseConfig, {"beta_start": 0.5}, "beta_start <= beta_end"),
-        (NoiseConfig, {"prediction": "x0"}, "'x0'"),
-        (NoiseConfig, {"train_steps": 1}, "at least 2"),
         (ModelConfig, {"text": TextConfig(width=512)}, "gives 512"),
         (ModelConfig, {"vae": VAEConfig(latent_channels=8)}, "latents have 8"),
         (ModelConfig, {"granularity": 32}, "multiple of 64"),

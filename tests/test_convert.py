@@ -17,11 +17,12 @@ from tiny import MODEL
 from tiny_model import tiny_config, tiny_model, write_tiny_model
 
 from models.config import MODELS, SD15, SD21, SD21_BASE
+from samplers import Schedule
 from train.checkpoint import Concept, apply_concept
 from weights import fingerprint
 from weights.convert import convert
 from weights.files import HF_FILES
-from weights.folder import NOTE, save_folder, texts, to_folder, unet_config
+from weights.folder import NOTE, save_folder, scheduler_config, texts, to_folder, unet_config
 from weights.load import load, meta_model, networks_of, save, to_ldm
 from weights.names import not_needed
 
@@ -229,6 +230,13 @@ def test_the_numbers_of_the_published_models():
     assert (one["num_hidden_layers"], one["hidden_act"], one["hidden_size"]) == (12, "quick_gelu", 768)
     assert written_json(SD21, "tokenizer/tokenizer_config.json")["pad_token"] == "!"
     assert written_json(SD15, "tokenizer/tokenizer_config.json")["pad_token"] == "<|endoftext|>"
+
+
+def test_a_folder_tells_other_tools_the_whole_schedule():
+    noise = Schedule(beta_schedule="linear", spacing="trailing", rescale_zero_snr=True, set_alpha_to_one=True)
+    told = scheduler_config(replace(SD21, noise=noise))
+    assert told["beta_schedule"] == "linear" and told["timestep_spacing"] == "trailing"
+    assert told["rescale_betas_zero_snr"] is told["set_alpha_to_one"] is True
 
 
 def test_every_part_that_the_index_names_is_there(tmp_path):

@@ -1,11 +1,13 @@
 """The DDIM update, its two directions, and whole trajectories against known answers and stored ones."""
 
+import math
+
 import pytest
 import torch
 from golden_model import golden, golden_model
 from tiny import distance
 
-from samplers import Schedule, guided_eps, invert, move, sample
+from samplers import Schedule, Step, guided_eps, invert, move, sample
 
 
 def noise(*shape, seed=0):
@@ -83,10 +85,59 @@ def test_progress_wraps_the_steps_and_nothing_asks_for_gradients():
     assert shown == [3, 2, 1, 0] and not trajectory[-1].requires_grad
 
 
-@pytest.mark.parametrize("alphas", [(0.0, 0.5), (0.5, 1.5), (-0.1, 0.5)])
+@pytest.mark.parametrize("alphas", [(1.5, 0.5), (0.5, 1.5), (-0.1, 0.5), (0.5, -0.1), (float("nan"), 0.5)])
 def test_impossible_levels_are_refused(alphas):
     with pytest.raises(ValueError, match="alpha_bar"):
         move(noise(1), noise(1), *alphas)
+
+
+class TestZeroSnr:
+    """Schedules that start at alpha_bar = 0, for a network that predicts v (arXiv:2305.08891)."""
+
+    schedule = Schedule(rescale_zero_snr=True, spacing="trailing")
+
+    def velocity(self, mean, deviation):
+        """E[v | z_t] when x0 is normal, in closed form: at alpha_bar = 0 it is -mean."""
+
+        def v(latents, t, context):
+            alpha = float(self.schedule.alpha_bar[t])
+            gain = (alpha * (1 - alpha)) ** 0.5 * (1 - deviation**2) / (alpha * deviation**2 + 1 - alpha)
+            return gain * (latents - alpha**0.5 * mean) - (1 - alpha) ** 0.5 * mean
+
+        return v
+
+    def test_one_step_from_pure_noise_is_what_v_says(self):
+        eps = guided_eps(self.velocity(1.5, 0.4), self.schedule, None, torch.zeros(1, 77, 4).double(), 1.0)
+        (step,) = self.schedule.sampling(1)
+        assert step.t == 999 and step.alpha_from == 0
+        z, alpha = noise(1, 4, 8, 8), step.alpha_to
+        landed = sample(eps, z, [step])
+        assert torch.allclose(landed, alpha**0.5 * 1.5 + (1 - alpha) ** 0.5 * z, atol=1e-14)  # x0 = 1.5 kept, z as eps
+
+    def test_sampling_gaussian_data_lands_on_its_distribution(self):
+        """From the noise itself, which no other schedule starts at."""
+        eps = guided_eps(self.velocity(1.5, 0.4), self.schedule, None, torch.zeros(1, 77, 4).double(), 1.0)
+        u, last = noise(1, 4, 8, 8), self.schedule.sampling(1000)[-1].alpha_to
+        wanted = last**0.5 * 1.5 + (last * 0.4**2 + 1 - last) ** 0.5 * u
+        errors = [(sample(eps, u, self.schedule.sampling(n)) - wanted).abs().max().item() for n in (50, 1000)]
+        assert errors[1] < 0.01 and errors[1] < errors[0] / 5  # a first-order integrator
+
+    def test_inversion_reaches_the_noise_and_comes_back(self):
+        eps = guided_eps(self.velocity(1.5, 0.4), self.schedule, None, torch.zeros(1, 77, 4).double(), 1.0)
+        latents = 1.5 + 0.4 * noise(1, 4, 8, 8)
+        trajectory = invert(eps, latents, self.schedule.inversion(1000))
+        assert self.schedule.inversion(1000)[-1].alpha_to == 0 and trajectory[-1].isfinite().all()
+        back = sample(eps, trajectory[-1], self.schedule.sampling(1000))
+        assert (back - latents).abs().max() < 0.02  # first order
+
+    @pytest.mark.parametrize("alpha", [0.0, 1e-6, 0.3, 1.0])
+    def test_every_level_joins_the_one_formula_in_v(self, alpha):
+        """z' = cos(d) z + sin(d) v with d the angle between the levels (arXiv:2202.00512, appendix D): no division."""
+        z, v = noise(1, 4, 8, 8, seed=1), noise(1, 4, 8, 8, seed=2)
+        step = Step(0, 999, 0.0, alpha)
+        turn = math.acos(alpha**0.5) - math.acos(0.0)
+        moved = move(z, self.schedule.to_eps(v, z, step), 0.0, alpha)
+        assert torch.allclose(moved, math.cos(turn) * z + math.sin(turn) * v, atol=1e-12)
 
 
 @pytest.mark.parametrize("offset", [0, 1])

@@ -60,7 +60,7 @@ def error(model, config) -> float:
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 def test_one_picture_is_overfitted(model, prediction):
-    model.schedule = replace(model.schedule, prediction=prediction)
+    model = model.with_schedule(replace(model.schedule, prediction=prediction))
     config = replace(QUICK, steps=120, batch=4, learning_rate=3e-3, prior_weight=0.0)
     concept = learn(model, pictures(1), config, progress=False)
     before, after = error(model, config), error(apply_concept(model, concept), config)

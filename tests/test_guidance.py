@@ -40,7 +40,7 @@ def test_rows_are_uncond_then_cond_and_guided_before_converting(prediction):
 
 
 def test_without_unconditional_context_rows_are_not_doubled():
-    schedule, latents = Schedule(), torch.ones(2, 1, 1, 1)
+    schedule, latents = Schedule(prediction="eps"), torch.ones(2, 1, 1, 1)
     step, sizes = schedule.sampling(5)[0], []
     counted = lambda rows, t, context: sizes.append(len(rows)) or network(rows, t, context)  # noqa: E731
     guided_eps(counted, schedule, None, COND, 1.0)(latents, step)
@@ -50,19 +50,19 @@ def test_without_unconditional_context_rows_are_not_doubled():
 
 
 def test_the_scale_may_follow_the_step():
-    schedule, latents = Schedule(), torch.ones(1, 1, 1, 1)
+    schedule, latents = Schedule(prediction="eps"), torch.ones(1, 1, 1, 1)
     eps = guided_eps(lambda rows, t, context: context[:, :1, :1, None], schedule, UNCOND, COND, lambda s: s.index)
     assert [eps(latents, s).item() for s in schedule.sampling(4)] == [0, 1, 2, 3]
 
 
 def test_the_unconditional_context_may_follow_the_step():
-    schedule, latents = Schedule(), torch.ones(1, 1, 1, 1)
+    schedule, latents = Schedule(prediction="eps"), torch.ones(1, 1, 1, 1)
     eps = guided_eps(lambda r, t, c: c[:, :1, :1, None], schedule, lambda s: UNCOND + s.index, COND, 0.0)
     assert [eps(latents, s).item() for s in schedule.sampling(4)] == [0, 1, 2, 3]
 
 
 def test_the_network_works_in_its_context_type_and_latents_stay_wide():
-    schedule, seen = Schedule(), []
+    schedule, seen = Schedule(prediction="eps"), []
     half = lambda rows, t, context: seen.append(rows.dtype) or rows  # noqa: E731
     eps = guided_eps(half, schedule, UNCOND.half(), COND.half(), 2.0)
     out = sample(eps, torch.ones(1, 4, 2, 2), schedule.sampling(3))

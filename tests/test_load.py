@@ -356,3 +356,13 @@ def test_a_written_file_has_ordinary_permissions(tmp_path):
 def test_metadata_is_one_line_so_that_bytes_repeat(tiny_file):
     with safe_open(tiny_file, framework="pt") as file:
         assert list(file.metadata()) == [METADATA]
+
+
+@pytest.mark.parametrize(
+    "change", [{"prediction": "eps"}, {"rescale_zero_snr": True, "spacing": "trailing"}, {"beta_schedule": "linear"}]
+)
+def test_a_model_whose_schedule_was_replaced_is_saved_as_that(tmp_path, change):
+    model = tiny_model()
+    other = replace(model.schedule, **change)
+    save(model.with_schedule(other), tmp_path / "other.safetensors")
+    assert load(tmp_path / "other.safetensors").schedule == other != model.schedule

@@ -75,8 +75,8 @@ def model_of(prediction: str, length: int, dtype: torch.dtype) -> StableDiffusio
             if name.endswith("attn2.to_q.weight"):
                 parameter *= SHARPER
     vae = Autoencoder(SMALL_VAE).to(dtype)
-    schedule = Schedule(prediction=prediction)
-    return replace(model, vae=vae, tokenizer=WholeWords(length), config=config, schedule=schedule)
+    config = replace(config, noise=Schedule(prediction=prediction))
+    return replace(model, vae=vae, tokenizer=WholeWords(length), config=config)
 
 
 @cache

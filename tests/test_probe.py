@@ -7,15 +7,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_model import tiny_config, tiny_model, write_tiny_model
 
-from models.config import MODELS, SD21, SD21_BASE, NoiseConfig
+from models.config import MODELS, SD21, SD21_BASE
 from models.unet import UNet
+from samplers import Schedule
 from weights.load import load, save
-from weights.probe import echo, predicts, settle, verdict
+from weights.probe import echo, settle, verdict
 from weights.published import PUBLISHED, Published, sha256
 from weights.recognise import Recognised, predicting
 
 V = tiny_config()
-EPS = replace(V, name="tiny-base", noise=NoiseConfig(prediction="eps"))
+EPS = replace(V, name="tiny-base", noise=Schedule(prediction="eps"))
 ANSWERS = {
     "eps": lambda net, latents, *_, **__: latents,
     "v": lambda net, latents, *_, **__: 0.07 * latents - 0.5,
@@ -150,7 +151,7 @@ def test_a_flag_overrules_what_is_noted(tmp_path, answering):
     assert load(path).schedule.prediction == "v"  # as noted: the network is not asked
     assert load(path, prediction="v").schedule.prediction == "v"
     model = load(path, prediction="eps")
-    assert model.schedule.prediction == "eps" and model.config == replace(V, noise=NoiseConfig(prediction="eps"))
+    assert model.schedule.prediction == "eps" and model.config == replace(V, noise=Schedule(prediction="eps"))
     with pytest.raises(ValueError, match="prediction is 'epsilon': want 'eps' or 'v'"):
         load(path, prediction="epsilon")
 
@@ -185,7 +186,7 @@ def test_a_published_file_is_known_by_its_hash(twins, bare, answering, monkeypat
 def test_known_models_of_the_same_networks_stand_in_for_each_other():
     assert predicting(SD21, "eps") == SD21_BASE and predicting(SD21_BASE, "v") == SD21
     assert predicting(SD21, "v") is SD21
-    assert predicting(V, "eps") == replace(V, noise=NoiseConfig(prediction="eps"))
+    assert predicting(V, "eps") == replace(V, noise=Schedule(prediction="eps"))
 
 
 def test_settling_leaves_the_networks_alone(answering):
@@ -194,7 +195,7 @@ def test_settling_leaves_the_networks_alone(answering):
     with pytest.warns(UserWarning, match="finds eps"):
         settled = settle(model, Recognised(V, None, False), "it")
     assert settled.unet is model.unet and model.schedule.prediction == "v"
-    assert predicts(model, EPS).schedule == replace(model.schedule, prediction="eps")
+    assert settled.schedule == replace(model.schedule, prediction="eps")
 
 
 def test_what_was_settled_is_saved(twins, bare, answering, tmp_path):

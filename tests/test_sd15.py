@@ -21,9 +21,10 @@ from safetensors.torch import save_file
 from test_names import shapes
 from tiny import distance, normal
 
-from models.config import SD15, ModelConfig, NoiseConfig, TextConfig, UNetConfig, VAEConfig
+from models.config import SD15, ModelConfig, TextConfig, UNetConfig, VAEConfig
 from models.text_encoder import Perceptron, TextEncoder
 from models.unet import UNet
+from samplers import Schedule
 from weights.load import load, meta_model, to_ldm
 from weights.names import not_needed
 
@@ -37,7 +38,7 @@ TINY = ModelConfig(
     text=TextConfig(
         width=24, heads=12, layers=12, stored_layers=12, length=12, mlp_ratio=2, activation="quick_gelu", padding="eot"
     ),
-    noise=NoiseConfig(prediction="eps"),
+    noise=Schedule(prediction="eps"),
     native_size=64,
 )
 ATTENTION = ("to_q", "to_k", "to_v", "to_out")

@@ -1,5 +1,7 @@
 """The three networks as one value."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from golden_model import golden, golden_model
@@ -12,7 +14,7 @@ from models import Autoencoder, StableDiffusion, TextEncoder, Tokenizer, UNet
 def model(device):
     networks = (UNet(MODEL.unet), Autoencoder(MODEL.vae), TextEncoder(MODEL.text))
     networks = (drawn(network, device).requires_grad_(False) for network in networks)
-    return StableDiffusion(*networks, tokenizer=Tokenizer(), schedule=None, config=MODEL)
+    return StableDiffusion(*networks, tokenizer=Tokenizer(), config=MODEL)
 
 
 @pytest.mark.parametrize("layout", ["ldm", "diffusers"])
@@ -63,9 +65,18 @@ def test_latents_stay_float32_around_half_precision_networks(device):
 
 def test_gradients_flow_through_every_door(device):
     networks = (drawn(n, device) for n in (UNet(MODEL.unet), Autoencoder(MODEL.vae), TextEncoder(MODEL.text)))
-    model = StableDiffusion(*networks, tokenizer=Tokenizer(), schedule=None, config=MODEL)
+    model = StableDiffusion(*networks, tokenizer=Tokenizer(), config=MODEL)
     context = model.encode_text("a cat")
     latents = model.encode_image(normal(1, 3, 64, 64, device=device))
     model.unet(latents, 5, context).sum().backward()
     for network in (model.text_encoder.layers, model.vae.encoder, model.unet):
         assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_the_schedule_is_the_one_of_the_configuration(model):
+    other = replace(model.schedule, prediction="v", spacing="trailing", rescale_zero_snr=True)
+    changed = model.with_schedule(other)
+    assert changed.schedule is changed.config.noise is other
+    assert changed.unet is model.unet and model.schedule == MODEL.noise
+    with pytest.raises(AttributeError):
+        model.schedule = other  # a second place to keep it in would be saved by nobody

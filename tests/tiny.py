@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import ModelConfig, NoiseConfig, TextConfig, UNet, UNetConfig, VAEConfig
+from models import ModelConfig, TextConfig, UNet, UNetConfig, VAEConfig
+from samplers import Schedule
 
 UNET = UNetConfig(
     channels=16,
@@ -19,7 +20,7 @@ UNET = UNetConfig(
 )
 VAE = VAEConfig(channels=8, multipliers=(1, 1, 2, 2), res_blocks=1, groups=4)
 TEXT = TextConfig(width=24, heads=3, layers=2, stored_layers=3)
-MODEL = ModelConfig(name="tiny", unet=UNET, vae=VAE, text=TEXT, noise=NoiseConfig(prediction="eps"), native_size=64)
+MODEL = ModelConfig(name="tiny", unet=UNET, vae=VAE, text=TEXT, noise=Schedule(prediction="eps"), native_size=64)
 
 
 def drawn(module: nn.Module, device: torch.device, seed: int = 0) -> nn.Module:

@@ -6,15 +6,16 @@ from pathlib import Path
 import torch
 from tiny import MODEL, drawn
 
-from models.config import ModelConfig, NoiseConfig
+from models.config import ModelConfig
 from models.stable_diffusion import StableDiffusion
+from samplers import Schedule
 from weights.load import meta_model, networks_of, save
 
 
 def tiny_config() -> ModelConfig:
     """The structure of SD 2.1, four levels and all; of its 1.6 M parameters most are the vocabulary's."""
     unet = replace(MODEL.unet, attention_levels=(0, 1, 2))
-    return replace(MODEL, unet=unet, noise=NoiseConfig(prediction="v"), native_size=128)
+    return replace(MODEL, unet=unet, noise=Schedule(prediction="v"), native_size=128)
 
 
 def tiny_model(seed: int = 0) -> StableDiffusion:

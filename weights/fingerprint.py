@@ -15,12 +15,12 @@ PIECE = 2**20  # weights summed at once: they stay in a CPU's cache, and little 
 def fingerprint(model: StableDiffusion) -> str:
     """Sixteen hexadecimal digits that tell models apart, also those that differ by a concept.
 
-    They cover the numbers of the networks, of the noise and of the schedule, and every weight as float16. So a
+    They cover the numbers of the networks and of the noise, and every weight as float16. So a
     checkpoint has one fingerprint, loaded in float16 or in float32, on every device; in bfloat16, whose rounding loses
     more, it has another. Nothing but sums leaves a device. It guards against mistakes, not against forgery.
     """
     config = model.config
-    numbers = (config.unet, config.vae, config.text, config.noise, model.schedule)
+    numbers = (config.unet, config.vae, config.text, config.noise)
     digest = hashlib.sha256(repr(numbers).encode())
     for part, network in networks_of(model).items():
         for name, tensor in sorted(network.state_dict().items()):

@@ -97,15 +97,15 @@ def scheduler_config(config: ModelConfig) -> Json:
     return {
         "_class_name": "DDIMScheduler",
         "beta_end": noise.beta_end,
-        "beta_schedule": "scaled_linear",
+        "beta_schedule": noise.beta_schedule,
         "beta_start": noise.beta_start,
         "clip_sample": False,
         "num_train_timesteps": noise.train_steps,
         "prediction_type": "v_prediction" if noise.prediction == "v" else "epsilon",
-        "set_alpha_to_one": False,
+        "set_alpha_to_one": noise.set_alpha_to_one,
         "steps_offset": noise.offset,
-        "timestep_spacing": "leading",
-    }
+        "timestep_spacing": noise.spacing,
+    } | ({"rescale_betas_zero_snr": True} if noise.rescale_zero_snr else {})
 
 
 def unet_config(config: ModelConfig) -> Json:

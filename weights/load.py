@@ -21,7 +21,6 @@ from models.text_encoder import TextEncoder
 from models.tokenizer import Tokenizer
 from models.unet import UNet
 from models.vae import Autoencoder
-from samplers.schedule import Schedule
 from weights.atomic import atomic
 from weights.files import open_files
 from weights.names import PARTS, Layout, Part, Source, not_needed, source, table
@@ -73,15 +72,13 @@ def rename(state: Mapping[str, Tensor], config: ModelConfig, part: Part | None =
 
 
 def meta_model(config: ModelConfig) -> StableDiffusion:
-    """The model with shapes and no memory, and the tokenizer and schedule that belong to it."""
-    noise = config.noise
+    """The model with shapes and no memory, and the tokenizer that belongs to it."""
     with torch.device("meta"):
         return StableDiffusion(
             unet=UNet(config.unet),
             vae=Autoencoder(config.vae),
             text_encoder=TextEncoder(config.text),
             tokenizer=Tokenizer(padding=config.text.padding, length=config.text.length),
-            schedule=Schedule(noise.beta_start, noise.beta_end, noise.train_steps, noise.prediction, noise.offset),
             config=config,
         )
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import torch
 
-from models.config import ModelConfig
 from models.stable_diffusion import StableDiffusion
 from weights.recognise import Prediction, Recognised, predicting
 
@@ -62,7 +61,7 @@ def settle(model: StableDiffusion, told: Recognised, where: str) -> StableDiffus
                 "(prediction, --prediction)"
             )
         warnings.warn(f"nothing says whether {where} predicts eps or v; a probe finds {seen}: {answer}", stacklevel=3)
-        return predicts(model, predicting(told.config, seen))
+        return replace(model, config=predicting(told.config, seen))
     if seen is not None and seen != said:
         warnings.warn(
             f"{where} predicts {said} according to {told.by}, and {seen} according to a probe ({answer}): if pictures "
@@ -70,8 +69,3 @@ def settle(model: StableDiffusion, told: Recognised, where: str) -> StableDiffus
             stacklevel=3,
         )
     return model
-
-
-def predicts(model: StableDiffusion, config: ModelConfig) -> StableDiffusion:
-    """The same networks under another configuration of what they predict."""
-    return replace(model, config=config, schedule=replace(model.schedule, prediction=config.noise.prediction))

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from models.config import MODELS, ModelConfig, NoiseConfig, TextConfig, UNetConfig, VAEConfig
+from models.config import MODELS, ModelConfig, TextConfig, UNetConfig, VAEConfig
+from samplers import Schedule
 from weights.files import Checkpoint
 from weights.names import Layout, Part, source, table
 from weights.published import PUBLISHED, sha256
@@ -159,7 +160,7 @@ def _from_json(text: str, path: Path) -> ModelConfig:
         fields = json.loads(
             text, object_hook=lambda d: {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}
         )
-        kinds = {"unet": UNetConfig, "vae": VAEConfig, "text": TextConfig, "noise": NoiseConfig}
+        kinds = {"unet": UNetConfig, "vae": VAEConfig, "text": TextConfig, "noise": Schedule}
         return ModelConfig(**{key: kinds[key](**value) if key in kinds else value for key, value in fields.items()})
     except (TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} carries a configuration of another version ({error}): pass config") from error
