@@ -3,12 +3,19 @@
 import os
 import pickle
 import subprocess
+import sys
+import types
+import warnings
 import zipfile
+from collections import Counter, OrderedDict
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from weights.pickles import check_name, kind_of, read_pickle
+from weights.files import Checkpoint
+from weights.pickles import INERT, check_name, kind_of, read_pickle
 
 STATE = {"state_dict": {"a": torch.arange(12.0).reshape(3, 4), "b": torch.ones(2, dtype=torch.float16)}, "step": 3}
 
@@ -126,3 +133,158 @@ def test_kinds_and_names(tmp_path):
     (tmp_path / "notes.ckpt").write_text("a photo of a cat")
     assert kind_of(tmp_path / "notes.ckpt") is None
     check_name(tmp_path / "notes.ckpt")
+
+
+# What a trainer noted beside the weights
+
+
+def stands_in(monkeypatch, full_name, **members):
+    """A class that pickles under another's name, as if the trainer that has it were installed."""
+    module, _, name = full_name.rpartition(".")
+    made = type(name, (), {"__module__": module, **members})
+    packages = module.split(".")
+    for i in range(len(packages)):
+        package = ".".join(packages[: i + 1])
+        monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
+    setattr(sys.modules[module], name, made)
+    return made
+
+
+@pytest.mark.parametrize("writer", ["archive", "old"])
+def test_callbacks_of_lightning_are_neither_needed_nor_made(tmp_path, monkeypatch, writer):
+    """As the published .ckpt of Stable Diffusion 1 have them: a class as a key, and a loss as a number of NumPy's."""
+    checkpoint = stands_in(monkeypatch, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")
+    made = checkpoint()
+    made.monitor, made.best = "val/loss", np.float64(0.5)
+    noted = {"callbacks": {checkpoint: {"best_model_score": np.float64(0.5)}, "another": made}, "global_step": 3}
+    path = tmp_path / "model.ckpt"
+    WRITERS[writer](STATE | noted, path)
+    allowed = torch.serialization.get_safe_globals()
+    monkeypatch.undo()  # the class is gone, as it is where nobody installed the trainer
+    assert all(torch.equal(tensor, STATE["state_dict"][key]) for key, tensor in read_pickle(path).items())
+    assert torch.serialization.get_safe_globals() == allowed
+
+
+@pytest.mark.parametrize("how", ["called", "made", "set up"])
+def test_a_name_that_stands_for_nothing_runs_nothing(tmp_path, monkeypatch, how):
+    """Even where the class of that name would write a file when it is called, made or given its state."""
+    mark, path, name = tmp_path / "ran", tmp_path / "model.ckpt", INERT[0]
+    writes = lambda *_: mark.touch()  # noqa: E731
+    if how == "called":
+        members = {"__init__": writes, "__reduce__": lambda self: (type(self), ("x",))}
+    elif how == "made":
+        members = {"__new__": lambda cls, *_: writes() or object.__new__(cls), "__getnewargs__": lambda _: ("x",)}
+    else:
+        members = {"__setstate__": writes, "__getstate__": lambda _: {"x": 1}}
+    evil = stands_in(monkeypatch, name, **members)
+    torch.save(STATE | {"callbacks": object.__new__(evil)}, path)
+    assert not mark.exists()
+    assert read_pickle(path).keys() == STATE["state_dict"].keys()
+    assert not mark.exists()
+    torch.load(path, weights_only=False)
+    assert mark.exists()  # Python's own unpickler does run it
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint.save_checkpoint",
+        "pytorch_lightning.callbacks.model_checkpoint.os",
+        "pytorch_lightning.callbacks.lambda_function.LambdaCallback",
+        "numpy.load",
+        "numpy.core.multiarray._reconstruct",
+        "weights.pickles.Inert",
+        "x" * 20000 + ".y",
+    ],
+)
+def test_names_beside_those_allowed_are_refused(tmp_path, name):
+    module, _, attribute = name.rpartition(".")
+    (tmp_path / "model.ckpt").write_bytes(b"\x80\x02c" + f"{module}\n{attribute}\n".encode() + b")R.")
+    with pytest.raises(ValueError, match=r"asks for \S+ on opening.*it was not run") as error:
+        read_pickle(tmp_path / "model.ckpt")
+    assert len(str(error.value)) < 500
+
+
+def test_a_container_cannot_bring_its_own_way_of_being_read(tmp_path):
+    """The unpickler lets an OrderedDict have any attribute, and one called `items` would be asked for the entries."""
+
+    class Crafted:
+        def __init__(self, entries):
+            self.entries = list(entries.items())
+
+        def __reduce__(self):
+            return OrderedDict, (self.entries,), dict.fromkeys(("items", "get", "keys", "__class__"), Counter)
+
+    inner = Crafted(STATE["state_dict"])
+    torch.save(Crafted(STATE | {"state_dict": inner}), tmp_path / "model.ckpt")
+    assert read_pickle(tmp_path / "model.ckpt").keys() == STATE["state_dict"].keys()
+
+
+# Tensors that are no weights
+
+
+def quantised():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)
+
+
+def sparse():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.eye(3).to_sparse_csr()
+
+
+def endless():
+    return torch.zeros(1).as_strided((1 << 40, 1 << 20), (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (lambda: torch.ones(2, device="meta"), r"on no device \(meta\)"),
+        (lambda: torch.eye(3).to_sparse(), "sparse"),
+        (sparse, "sparse"),
+        (quantised, "quantised"),
+        (endless, "larger than the numbers there are for it"),
+    ],
+)
+@pytest.mark.parametrize("writer", ["archive", "old"])
+def test_tensors_that_are_not_plain_are_one_sentence(tmp_path, tensor, said, writer):
+    path = tmp_path / "model.ckpt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        WRITERS[writer]({"state_dict": STATE["state_dict"] | {"c": tensor()}}, path)
+    with pytest.raises(ValueError, match=f"^\\S+model.ckpt holds c as a tensor that is {said}: want plain weights$"):
+        read_pickle(path)
+
+
+@pytest.mark.parametrize("key", [3, ("a", "b"), None, b"a", 10**400])
+def test_a_key_that_is_no_text_is_one_sentence(tmp_path, key):
+    torch.save({"state_dict": STATE["state_dict"] | {key: torch.ones(1)}}, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match=r"holds a tensor under .*, which is no name") as error:
+        read_pickle(tmp_path / "model.ckpt")
+    assert len(str(error.value)) < 300
+
+
+DTYPES = [torch.int8, torch.uint8, torch.bool, torch.int64, torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2]
+
+
+@pytest.mark.parametrize("ending", ["ckpt", "safetensors"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_is_no_floating_point_number_is_no_weight(tmp_path, dtype, ending):
+    path, state = tmp_path / f"model.{ending}", {"a": torch.ones(3), "b" * 9999: torch.ones(3).to(dtype)}
+    save_file(state, path) if ending == "safetensors" else torch.save(state, path)
+    checkpoint = Checkpoint(path)
+    assert torch.equal(checkpoint["a"], state["a"])
+    with pytest.raises(ValueError, match=rf"as {str(dtype)[6:]}: want weights in float16, bfloat16, fl") as error:
+        checkpoint["b" * 9999]
+    assert len(str(error.value)) < 500
+
+
+def test_integers_that_count_are_read(tmp_path):
+    state = {"cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(77)}
+    state |= {"model_ema.num_updates": torch.tensor(3, dtype=torch.int32)}
+    save_file(state, tmp_path / "model.safetensors")
+    checkpoint = Checkpoint(tmp_path / "model.safetensors")
+    assert all(torch.equal(checkpoint[key], tensor) for key, tensor in state.items())

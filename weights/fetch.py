@@ -22,7 +22,8 @@ from urllib.request import Request, urlopen
 
 from weights.atomic import check_space, flush
 from weights.lock import Held, locked
-from weights.published import CHUNK, PUBLISHED, Published, bar, cache_folder, expand, sha256, shorten
+from weights.published import CHUNK, PUBLISHED, Published, bar, cache_folder, expand, sha256
+from weights.records import quoted
 
 MIRROR = "PHOTOSWAP_MIRROR"
 OFFLINE = ("PHOTOSWAP_OFFLINE", "HF_HUB_OFFLINE")
@@ -115,7 +116,7 @@ def _checked(url: str) -> str:
         fits = False
     if not fits:
         raise ValueError(
-            f"mirror {shorten(url)!r} is no web address: want http:// or https://, laid out as huggingface.co"
+            f"mirror {quoted(url, 120)} is no web address: want http:// or https://, laid out as huggingface.co"
         )
     return url
 

@@ -12,14 +12,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from weights.names import Part
-from weights.pickles import SUFFIXES, check_name, read_pickle
+from weights.pickles import SUFFIXES, check_dtype, check_name, read_pickle
+from weights.records import shown
 
 PIECE = 2**26  # bytes of a file that stay in memory while they are converted
-HF_FILES: dict[Part, tuple[str, str]] = {
+HF_FILES: dict[Part, tuple[str, str]] = {  # as they are written; SPELLINGS has what is read
     "unet": ("unet", "diffusion_pytorch_model"),
     "vae": ("vae", "diffusion_pytorch_model"),
     "text": ("text_encoder", "model"),
 }
+SPELLINGS = ("{}.safetensors", "{}.fp16.safetensors", "{}.bin", "{}.fp16.bin")
 
 
 class Checkpoint(Mapping[str, Tensor]):
@@ -49,12 +51,19 @@ class Checkpoint(Mapping[str, Tensor]):
     def __getitem__(self, key: str) -> Tensor:
         if key not in self._keys:
             raise KeyError(key)
-        tensor = self._file.get_tensor(key)
+        tensor = self._read(key)
+        check_dtype(self.path, key, tensor.dtype)
         if not self._stays(tensor):
             self._passing += tensor.nbytes
             if self._passing > PIECE and self.path.suffix not in SUFFIXES:
                 self._file, self._passing = _open(self.path), 0
         return tensor
+
+    def _read(self, key: str) -> Tensor:
+        try:
+            return self._file.get_tensor(key)
+        except (SafetensorError, AttributeError, TypeError) as error:  # of a dtype newer than this torch
+            raise ValueError(f"{self.path} holds {shown(key, 120)}, which cannot be read ({shown(error)})") from error
 
     def _stays(self, tensor: Tensor) -> bool:
         if self.kept_as is None:
@@ -90,16 +99,24 @@ def _open(path: Path) -> Any:
 
 
 def open_files(path: Path) -> dict[Part | None, Checkpoint]:
-    """The open files of a checkpoint: one under None, or one for each network of a folder."""
+    """The open files of a checkpoint: one under None, or one for each network of a folder.
+
+    Raises ValueError when the folder lacks one, or has it in several pieces.
+    """
     if path.is_file():
         return {None: Checkpoint(path)}
-    found: dict[Part | None, Checkpoint] = {}
-    for part, (folder, stem) in HF_FILES.items():
-        spellings = [path / folder / f"{stem}{variant}.safetensors" for variant in ("", ".fp16")]
-        present = next((file for file in spellings if file.is_file()), None)
-        if present is None:
-            raise ValueError(
-                f"{path} holds no {folder}/{stem}.safetensors: want a folder of unet/, vae/, text_encoder/"
-            )
-        found[part] = Checkpoint(present)
-    return found
+    return {part: Checkpoint(_present(path, folder, stem)) for part, (folder, stem) in HF_FILES.items()}
+
+
+def _present(path: Path, folder: str, stem: str) -> Path:
+    """The file of one network, under the first of its spellings."""
+    stems = (stem, "pytorch_model") if stem == "model" else (stem,)  # the text encoder's .bin is called otherwise
+    spelt = [path / folder / spelling.format(stem) for stem in stems for spelling in SPELLINGS]
+    for file in spelt:
+        if file.is_file():
+            return file
+    if pieces := [file for file in spelt if file.with_name(f"{file.name}.index.json").is_file()]:
+        raise ValueError(f"{path} has {folder}/{pieces[0].name} in several pieces: want it in one")
+    raise ValueError(
+        f"{path} holds no {folder}/{stem}.safetensors or .bin: want a folder of unet/, vae/, text_encoder/"
+    )

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from weights.records import quoted, shown
+
 CHUNK = 2**20
 VARIABLE = "PHOTOSWAP_WEIGHTS"
 
@@ -68,13 +70,8 @@ def expand(path: str | os.PathLike) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise ValueError(
-            f"nobody knows the home folder in {shorten(str(path))}: set HOME, or {VARIABLE} to a folder written out"
+            f"nobody knows the home folder in {shown(path)}: set HOME, or {VARIABLE} to a folder written out"
         ) from error
-
-
-def shorten(text: str, length: int = 120) -> str:
-    """A text as it is quoted in a sentence: the middle of a long one left out."""
-    return text if len(text) <= length else f"{text[: length // 2]}[...]{text[-length // 2 :]}"
 
 
 def sha256(path: Path, progress: bool = False) -> str:
@@ -107,8 +104,8 @@ def locate(name_or_path: str | os.PathLike) -> Path:
             f"({published.bytes / 1e9:.1f} GB), or set {VARIABLE} to the folder that holds {published.file}",
         )
     names = ", ".join(["miniature", *PUBLISHED])
-    asked = shorten(str(name_or_path))
-    return _present(expand(name_or_path), f"no model {asked!r}: it is no file, no folder and none of {names}")
+    asked = quoted(str(name_or_path), 120)
+    return _present(expand(name_or_path), f"no model {asked}: it is no file, no folder and none of {names}")
 
 
 def _present(path: Path, otherwise: str) -> Path:

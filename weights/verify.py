@@ -13,6 +13,7 @@ from weights.load import is_finite, load
 from weights.probe import echo, settle
 from weights.published import PUBLISHED, locate, sha256
 from weights.recognise import Prediction, recognise
+from weights.records import shown
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def check_finite(checkpoint: Checkpoint) -> None:
     ill = [key for key in checkpoint if not is_finite(checkpoint[key])]
     if ill:
         more = f" and {len(ill) - 3} more" if len(ill) > 3 else ""
-        raise ValueError(f"{checkpoint.path} holds NaN or infinity in {', '.join(ill[:3])}{more}: fetch it again")
+        raise ValueError(f"{checkpoint.path} holds NaN or infinity in {', '.join(shown(key, 80) for key in ill[:3])}{more}: fetch it again")
 
 
 def _file(checkpoint: Checkpoint, progress: bool) -> File:
