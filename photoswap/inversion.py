@@ -7,18 +7,12 @@ other words. `null-text` fits an empty prompt for every step instead, as Photosw
 the trajectory along which the model itself drew the picture, given back as in `direct`.
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
-import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,118 +20,10 @@ from models.images import to_image, to_tensor, upright
 from models.stable_diffusion import StableDiffusion
 from samplers import Eps, Step, guided_eps, invert, sample
 from weights import fingerprint
-from weights.atomic import atomic
 
+from .inversions.file import Inversion, Method, normal_guidance
 from .null_text import fit_null_contexts
 from .sizes import check_size, take, working_size
-
-Method = Literal["direct", "ddim", "null-text", "seed"]
-FORMAT = "photoswap inversion 1"
-SETTINGS = ("prompt", "method", "guidance_scale", "model", "seed")
-
-
-@dataclass(frozen=True, eq=False)
-class Inversion:
-    """A source ready to be swapped, as often as one likes.
-
-    trajectory: (steps + 1 4 h w) float32, clean latents first, noise last. null_contexts: (steps 77 c), noisiest first,
-    for null-text alone. source: the picture as it came, upright and RGB, None if there was none. guidance_scale: for
-    which the null contexts were fitted, or under which the picture was drawn; 1 for the others. model: the fingerprint
-    of the model. seed: of a synthetic source. Raises ValueError for parts that do not belong together.
-    """
-
-    trajectory: Tensor
-    prompt: str
-    method: Method
-    guidance_scale: float | tuple[float, ...]
-    model: str
-    source: Image.Image | None = None
-    null_contexts: Tensor | None = None
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.trajectory.ndim != 4 or len(self.trajectory) < 2:
-            raise ValueError(f"the trajectory is {tuple(self.trajectory.shape)}; want (steps + 1, 4, h, w)")
-        if self.null_contexts is not None and len(self.null_contexts) != self.steps:
-            raise ValueError(f"there are {len(self.null_contexts)} null contexts for {self.steps} steps; want as many")
-        if self.method not in get_args(Method):
-            raise ValueError(f"method is {self.method!r}; want one of {', '.join(get_args(Method))}")
-
-    @property
-    def steps(self) -> int:
-        """Of the sampler."""
-        return len(self.trajectory) - 1
-
-    @property
-    def gives_back(self) -> bool:
-        """Whether the source's row follows the stored trajectory rather than its own estimate of the noise."""
-        return self.method in ("direct", "seed")
-
-    def source_at(self, index: int) -> Tensor:
-        """The stored latents behind sampling step index, (1 4 h w); -1 gives the noise it all starts from."""
-        return self.trajectory[self.steps - 1 - index][None]
-
-    def check(
-        self,
-        model: StableDiffusion,
-        steps: int,
-        size: tuple[int, int] | None = None,
-        guidance_scale: float | tuple[float, ...] | None = None,
-    ) -> None:
-        """Raise ValueError unless this inversion fits the model, the steps and the size (width, height) worked on.
-
-        guidance_scale: None if it does not matter; null contexts serve only the scale they were fitted for.
-        """
-        factor = model.config.vae.factor
-        own = (self.trajectory.shape[3] * factor, self.trajectory.shape[2] * factor)
-        if steps != self.steps:
-            raise ValueError(f"the inversion has {self.steps} steps, the swap {steps}: make them the same")
-        if size is not None and tuple(size) != own:
-            raise ValueError(f"the inversion is of {own[0]} x {own[1]} px, the swap of {size[0]} x {size[1]}")
-        if self.null_contexts is not None and guidance_scale not in (None, self.guidance_scale):
-            raise ValueError(
-                f"null-text was fitted for guidance {self.guidance_scale}, the swap wants {guidance_scale}: invert anew"
-            )
-        if (found := fingerprint(model)) != self.model:
-            raise ValueError(
-                f"the inversion was made with another model ({self.model}, this one is {found}): invert "
-                "the picture again with the model, and the concept, that will swap"
-            )
-
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file with the settings in its metadata; whole or not at all. Raises OSError."""
-        tensors = {"trajectory": self.trajectory, "null_contexts": self.null_contexts, "source": _pixels(self.source)}
-        settings = {name: getattr(self, name) for name in SETTINGS}
-        held = {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
-        # one text under one key: safetensors writes several in any order, and the same inversion is the same bytes
-        with atomic(path) as temporary:
-            save_file(held, temporary, {FORMAT: json.dumps(settings)})
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Inversion":
-        """Read what save wrote. Raises ValueError for a file that is missing, cut short, or something else."""
-        if not Path(path).is_file():
-            raise ValueError(f"there is no inversion at {path}: make it first")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path} is no inversion, or only part of one ({error}): make it again") from error
-        if FORMAT not in metadata:
-            raise ValueError(f"{path} is a safetensors file, but no inversion of ours: make one first")
-        try:
-            settings = json.loads(metadata[FORMAT])
-            scale = settings.pop("guidance_scale")
-            return cls(
-                trajectory=tensors["trajectory"],
-                guidance_scale=tuple(scale) if isinstance(scale, list) else scale,
-                source=_picture(tensors.get("source")),
-                null_contexts=tensors.get("null_contexts"),
-                **settings,
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is a damaged inversion ({error}): make it again") from error
 
 
 @torch.no_grad()
@@ -164,10 +50,7 @@ def invert_image(
     image = upright(image)
     size = size or working_size(image.size, model.config.native_size, model.config.granularity)
     check_size(size, model.config.granularity)
-    if isinstance(guidance_scale, tuple) and len(guidance_scale) != steps:
-        raise ValueError(
-            f"guidance_scale has {len(guidance_scale)} values for {steps} steps; want one for each, or one"
-        )
+    guidance_scale = normal_guidance(guidance_scale, steps)
     moves, context = model.schedule.inversion(steps), model.encode_text(prompt)
     eps = guided_eps(model.unet, model.schedule, None, context, 1.0)
     bar = partial(tqdm, desc="inversion", disable=not progress)
@@ -193,6 +76,7 @@ def synthesize(
 
     Arguments as in invert_image. The noise is drawn on the CPU, so that a seed means the same everywhere.
     """
+    guidance_scale = normal_guidance(guidance_scale, steps)
     context, null = model.encode_text(prompt), model.encode_text("")
     eps = guided_eps(model.unet, model.schedule, null, context, lambda step: scale_at(guidance_scale, step.index))
     trajectory = [initial_noise(model, torch.Generator().manual_seed(seed), size)]
@@ -222,7 +106,7 @@ def reconstruct(
     scale = inversion.guidance_scale if guidance_scale is None else guidance_scale
     inversion.check(model, inversion.steps, guidance_scale=scale)
     latents = inversion.source_at(inversion.steps - 1).to(model.device)
-    if not inversion.gives_back:
+    if not inversion.returns_stored:
         eps = source_eps(model, inversion, scale)
         bar = partial(tqdm, desc="reconstruction", disable=not progress)
         noise = inversion.source_at(-1).to(model.device)
@@ -258,11 +142,3 @@ def initial_noise(model: StableDiffusion, generator: torch.Generator, size: tupl
     factor, channels = model.config.vae.factor, model.config.vae.latent_channels
     noise = torch.randn(1, channels, h // factor, w // factor, generator=generator, device=generator.device)
     return noise.to(model.device)
-
-
-def _pixels(image: Image.Image | None) -> Tensor | None:
-    return None if image is None else torch.from_numpy(np.array(image))
-
-
-def _picture(pixels: Tensor | None) -> Image.Image | None:
-    return None if pixels is None else Image.fromarray(pixels.numpy())

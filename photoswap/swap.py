@@ -73,7 +73,7 @@ def swap(
     for an inversion of another model, size or number of steps, and for a prompt without its subject's word.
     """
     plan = plan or SwapPlan()
-    inversion.check(model, plan.steps, size, plan.guidance_scale)
+    inversion.check(model, plan.steps, size, plan.guidance_scale, source_prompt)
     words = _words(model, plan, (source_prompt, source_word), (target_prompt, target_word))
     side_by_side = _SideBySide(model, inversion, plan, source_prompt, target_prompt, words, mask)
     clock = _Clock()
@@ -176,8 +176,8 @@ class _SideBySide:
 
     def after(self, latents: Tensor, step: Step) -> Tensor:
         """Give the source its stored latents back, and the target the source's where the subject is not."""
-        gives_back = self.inversion.gives_back
-        source = self.inversion.source_at(step.index).to(latents.device) if gives_back else latents[:1]
+        stored = self.inversion.returns_stored
+        source = self.inversion.source_at(step.index).to(latents.device) if stored else latents[:1]
         return torch.cat([source, keep_source(source, latents[1:], self.region(step.index))])
 
     def region(self, index: int) -> Tensor | None:

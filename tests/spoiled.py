@@ -84,7 +84,7 @@ def spoiled_tensors(tensors: dict) -> Iterator[tuple[str, dict]]:
         yield f"{name} nine axes", {**rest, name: tensor.new_zeros([1] * 9)}
         for axis in range(tensor.ndim):
             yield f"{name} empty", {**rest, name: tensor.narrow(axis, 0, 0).clone()}
-            yield f"{name} longer", {**rest, name: torch.cat([tensor, tensor.narrow(axis, 0, 1)], axis)}
+            yield f"{name} longer in {axis}", {**rest, name: torch.cat([tensor, tensor.narrow(axis, 0, 1)], axis)}
         if tensor.is_floating_point():
             for value in (float("nan"), float("inf"), -float("inf"), 1e30):
                 ill = tensor.clone()

@@ -79,7 +79,7 @@ def test_no_such_picture(tiny, tmp_path, capsys):
 
 def test_no_such_inversion(tiny, tmp_path, capsys):
     told = refused(capsys, *swap_arguments(tmp_path / "nowhere.safetensors", tiny, tmp_path / "out"))
-    assert "no inversion at" in told
+    assert "an inversion was wanted" in told
 
 
 def test_no_such_concept(tiny, pictures, tmp_path, capsys):

@@ -242,6 +242,10 @@ class FileKind(Generic[T]):
         """The name with its article."""
         return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
 
+    def damaged(self, path: str | Path, error: Exception) -> ValueError:
+        """What to raise when such a file's content makes no sense."""
+        return ValueError(f"{shown(path)} is a damaged {self.name} ({error}): {self.again}")
+
 
 def write(path: str | Path, kind: FileKind[T], tensors: Mapping[str, Tensor], about: T) -> None:
     """Write a file of this kind, complete or not at all.
@@ -280,7 +284,7 @@ def read(path: str | Path, kind: FileKind[T]) -> tuple[dict[str, Tensor], T]:
                 for name, tensor in tensors.items():
                     check_values(name, tensor, _rule(kind, name))
             except ValueError as error:
-                raise ValueError(f"{shown(path)} is a damaged {kind.name} ({error}): {kind.again}") from None
+                raise kind.damaged(path, error) from None
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"{shown(path)} is no {kind.name}, or only part of one: not a safetensors file, or a truncated one "
