@@ -26,7 +26,7 @@ class CausalAttention(Attention):
         return self.to_out(rearrange(heads, "b h n d -> b n (h d)"))
 
 
-class Perceptron(nn.Module):
+class MLP(nn.Module):
     """Two linear layers with a GELU between them, exact or OpenAI's x sigmoid(1.702 x)."""
 
     def __init__(self, channels: int, hidden: int, quick: bool) -> None:
@@ -41,14 +41,14 @@ class Perceptron(nn.Module):
 
 
 class TextLayer(nn.Module):
-    """One pre-norm layer: causal attention, then a perceptron, each added to its input."""
+    """One pre-norm layer: causal attention, then an MLP, each added to its input."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.width)
         self.attn = CausalAttention(config.width, config.heads)
         self.norm2 = nn.LayerNorm(config.width)
-        self.mlp = Perceptron(config.width, config.mlp_ratio * config.width, config.activation == "quick_gelu")
+        self.mlp = MLP(config.width, config.mlp_ratio * config.width, config.activation == "quick_gelu")
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
@@ -58,16 +58,18 @@ class TextLayer(nn.Module):
 class TextEncoder(nn.Module):
     """Token ids (b 77) to context (b 77 width).
 
-    Of the checkpoint's `stored_layers` only the first `layers` exist here. checkpointing: recompute layers in the
-    backward pass instead of keeping their activations.
+    Of the checkpoint's `stored_layers` only the first `layers` exist here. gradient_checkpointing: recompute layers in
+    the backward pass instead of keeping their activations.
     """
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        self.checkpointing = False
+        self.gradient_checkpointing = False
         self.token_embedding = nn.Embedding(config.vocabulary, config.width)
         self.position_embedding = nn.Embedding(config.length, config.width)
+        # SD 2.x was trained on what the last layer but one gives, so the last is never run and not built; its final
+        # norm is applied all the same, to what the last layer but one gives
         self.layers = nn.ModuleList(TextLayer(config) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width)
         nn.init.normal_(self.token_embedding.weight, std=0.02)  # CLIP's own starting point
@@ -83,7 +85,7 @@ class TextEncoder(nn.Module):
             raise ValueError(f"tokens are {tokens.dtype} {tuple(tokens.shape)}; wanted integers of shape (b, {length})")
         x = self.token_embedding(tokens) + self.position_embedding.weight
         for layer in self.layers:
-            if self.checkpointing and torch.is_grad_enabled():
+            if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, use_reentrant=False)
             else:
                 x = layer(x)

@@ -60,5 +60,6 @@ class Tokenizer:
                 f"the prompt takes {len(ids)} tokens and only {room} fit: lost {lost!r}; shorten it", stacklevel=3
             )
         framed = [vocabulary.sot_token_id, *ids[:room], vocabulary.eot_token_id]
+        # 0 is the token "!" too: open_clip pads with it, and SD 2.x was trained on that
         fill = vocabulary.eot_token_id if self.padding == "eot" else 0
         return framed + [fill] * (self.length - len(framed))

@@ -17,7 +17,7 @@ from models.config import LEVELS, UNetConfig
 from models.hooks import NO_HOOKS, Hooks, Site, check_addresses
 from models.transformer import SpatialTransformer, TransformerBlock
 
-EPS = 1e-5
+NORM_EPS = 1e-5
 
 
 class Stage(nn.Module):
@@ -29,7 +29,8 @@ class Stage(nn.Module):
     def __init__(self, config: UNetConfig, inputs: Sequence[int], width: int, site: Site, transformers: int) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList(
-            ResBlock(channels, width, config.groups, 4 * config.channels, eps=EPS, zero=True) for channels in inputs
+            ResBlock(channels, width, config.groups, 4 * config.channels, norm_eps=NORM_EPS, zero=True)
+            for channels in inputs
         )
         self.transformers = nn.ModuleList(
             SpatialTransformer(
@@ -49,15 +50,15 @@ class Stage(nn.Module):
 class UNet(nn.Module):
     """eps or v at timestep t of noisy latents, given a context.
 
-    sites: the addresses of its attention layers in execution order, 32 for Stable Diffusion. checkpointing: recompute
-    blocks in the backward pass instead of keeping their activations; calls with hooks ignore it, so that a hook fires
-    once.
+    sites: the addresses of its attention layers in execution order, 32 for Stable Diffusion. gradient_checkpointing:
+    recompute blocks in the backward pass instead of keeping their activations; calls with hooks ignore it, so that a
+    hook fires once.
     """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.checkpointing = False
+        self.gradient_checkpointing = False
         self.time_embedding = TimeEmbedding(config.channels)
         self.conv_in = nn.Conv2d(config.in_channels, config.channels, 3, padding=1)
         skips = [config.channels]
@@ -65,7 +66,7 @@ class UNet(nn.Module):
         coarsest = config.widths[-1]
         self.mid = Stage(config, [coarsest] * 2, coarsest, Site("mid", 0, 0, "self"), transformers=1)
         self.up = nn.ModuleList(self._up(block, skips) for block in range(LEVELS))
-        self.norm_out = nn.GroupNorm(config.groups, config.channels, eps=EPS)
+        self.norm_out = nn.GroupNorm(config.groups, config.channels, eps=NORM_EPS)
         self.conv_out = zeroed(nn.Conv2d(config.channels, config.out_channels, 3, padding=1))
         blocks = [module for module in self.modules() if isinstance(module, TransformerBlock)]
         self.sites: tuple[Site, ...] = tuple(s for block in blocks for s in (block.self_site, block.cross_site))
@@ -106,7 +107,7 @@ class UNet(nn.Module):
         return self._run(hooks, stage.transformers[j], x, context, hooks) if j < len(stage.transformers) else x
 
     def _run(self, hooks: Hooks, module: nn.Module, *inputs: Any) -> Tensor:
-        if self.checkpointing and not hooks and torch.is_grad_enabled():
+        if self.gradient_checkpointing and not hooks and torch.is_grad_enabled():
             return checkpoint(module, *inputs, use_reentrant=False)
         return module(*inputs)
 

@@ -18,7 +18,7 @@ from models.blocks import Downsample, ResBlock, Upsample
 from models.config import VAEConfig
 from models.hooks import NO_HOOK, Hook
 
-EPS = 1e-6
+NORM_EPS = 1e-6
 
 
 class ImageAttention(SelfAttention):
@@ -26,7 +26,7 @@ class ImageAttention(SelfAttention):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__(channels, heads=1, bias=True)
-        self.norm = nn.GroupNorm(groups, channels, eps=EPS)
+        self.norm = nn.GroupNorm(groups, channels, eps=NORM_EPS)
 
     def forward(self, x: Tensor, hook: Hook = NO_HOOK) -> Tensor:
         tokens = super().forward(rearrange(self.norm(x), "b c h w -> b (h w) c"), hook)
@@ -38,7 +38,7 @@ class Level(nn.Module):
 
     def __init__(self, widths: Sequence[int], groups: int) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(ResBlock(a, b, groups, eps=EPS) for a, b in pairwise(widths))
+        self.resblocks = nn.ModuleList(ResBlock(a, b, groups, norm_eps=NORM_EPS) for a, b in pairwise(widths))
         self.downsample: Downsample | None = None
         self.upsample: Upsample | None = None
 
@@ -55,7 +55,7 @@ class Middle(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(ResBlock(channels, channels, groups, eps=EPS) for _ in range(2))
+        self.resblocks = nn.ModuleList(ResBlock(channels, channels, groups, norm_eps=NORM_EPS) for _ in range(2))
         self.attention = ImageAttention(channels, groups)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,10 +73,10 @@ class Encoder(nn.Module):
         for i, (before, after) in enumerate(pairwise(widths)):
             level = Level([before] + [after] * config.res_blocks, config.groups)
             if i < len(config.widths) - 1:
-                level.downsample = Downsample(after, symmetric=False)
+                level.downsample = Downsample(after, symmetric=False)  # padded right and bottom, as its weights expect
             self.down.append(level)
         self.mid = Middle(widths[-1], config.groups)
-        self.norm_out = nn.GroupNorm(config.groups, widths[-1], eps=EPS)
+        self.norm_out = nn.GroupNorm(config.groups, widths[-1], eps=NORM_EPS)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class Decoder(nn.Module):
             if i < len(config.widths) - 1:
                 level.upsample = Upsample(after)
             self.up.append(level)
-        self.norm_out = nn.GroupNorm(config.groups, widths[-1], eps=EPS)
+        self.norm_out = nn.GroupNorm(config.groups, widths[-1], eps=NORM_EPS)
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -137,6 +137,7 @@ class Autoencoder(nn.Module):
     def split(self, moments: Tensor) -> tuple[Tensor, Tensor]:
         """The mean and the log-variance, the latter held within [-30, 20]; each (b c h w)."""
         mean, log_variance = moments.chunk(2, dim=1)
+        # the bounds the weights were trained with; an untrained encoder's exp() would overflow without them
         return mean, log_variance.clamp(-30.0, 20.0)
 
     def mean(self, moments: Tensor) -> Tensor:

@@ -82,13 +82,13 @@ def _fit(null: Tensor, land: Land, wanted: Tensor, done: float) -> Tensor:
 @contextmanager
 def _only_inputs_learn(unet: UNet) -> Iterator[None]:
     """Gradients for what goes into the network and none for its weights, activations recomputed; restored after."""
-    learning, checkpointing = [p for p in unet.parameters() if p.requires_grad], unet.checkpointing
-    unet.checkpointing = True
+    learning, checkpointing = [p for p in unet.parameters() if p.requires_grad], unet.gradient_checkpointing
+    unet.gradient_checkpointing = True
     try:
         for parameter in learning:
             parameter.requires_grad_(False)
         yield
     finally:
-        unet.checkpointing = checkpointing
+        unet.gradient_checkpointing = checkpointing
         for parameter in learning:
             parameter.requires_grad_(True)

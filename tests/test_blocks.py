@@ -22,7 +22,7 @@ def test_timesteps_are_embedded_exactly_in_float64(device):
     assert distance(embedded, reference.timestep_embedding([3, 999], 32)) < 1e-12
 
 
-def test_time_embedding_is_a_perceptron_of_sinusoids(device):
+def test_time_embedding_is_an_mlp_of_sinusoids(device):
     embedding = drawn(TimeEmbedding(8), device)
     t = torch.tensor([3, 700], device=device)
     hidden = reference.silu(reference.linear(embedding.linear1, timestep_embedding(t, 8)))
@@ -44,6 +44,14 @@ def test_res_block(wide_in, wide_out, time_channels, device):
     assert (block.shortcut is None) == (wide_in == wide_out)
     assert_gradients_reach_everything(block, lambda: block(x, *times))
     assert_rows_are_independent(block, x, *times)
+
+
+def test_a_missing_or_useless_time_embedding_is_refused(device):
+    x, time = normal(2, 8, 4, 4, device=device), normal(2, 16, device=device)
+    with pytest.raises(ValueError, match="built with time_channels and got no time embedding"):
+        ResBlock(8, 8, groups=4, time_channels=16).to(device)(x)
+    with pytest.raises(ValueError, match=r"time is \(2, 16\); this ResBlock was built without time_channels"):
+        ResBlock(8, 8, groups=4).to(device)(x, time)
 
 
 def test_a_zeroed_res_block_starts_as_its_shortcut(device):

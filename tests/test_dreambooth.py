@@ -75,7 +75,7 @@ def test_only_what_learns_moves_and_the_model_is_given_back_as_it_was(model, tex
     moved = []
 
     def watch(*_):
-        assert model.unet.checkpointing and model.text_encoder.checkpointing
+        assert model.unet.gradient_checkpointing and model.text_encoder.gradient_checkpointing
         assert not any(p.requires_grad for p in model.vae.parameters())
         moved.append({part: network_hash(network) for part, network in networks_of(model).items()})
 
@@ -84,7 +84,7 @@ def test_only_what_learns_moves_and_the_model_is_given_back_as_it_was(model, tex
     assert (moved[0]["text"] != network_hash(model.text_encoder)) == text
     assert moved[0]["unet"] != moved[1]["unet"] != network_hash(model.unet)
     assert fingerprint(model) == before
-    assert not any(p.requires_grad for p in model.unet.parameters()) and not model.unet.checkpointing
+    assert not any(p.requires_grad for p in model.unet.parameters()) and not model.unet.gradient_checkpointing
     assert all(p.requires_grad and p.grad is None for p in model.vae.parameters())
     assert {name.split(".")[0] for name in concept.tensors} == ({"unet", "text"} if text else {"unet"})
 

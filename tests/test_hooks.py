@@ -237,7 +237,7 @@ def test_merged_tables_show_later_readers_the_edited_map(unet, inputs):
 
 def test_hooks_fire_once_when_gradients_are_checkpointed(device):
     unet = tiny_unet(device).requires_grad_(True)
-    unet.checkpointing = True
+    unet.gradient_checkpointing = True
     table, seen = recording(unet, "output")
     unet(*unet_inputs(device), table).sum().backward()
     assert len(seen) == len(unet.sites)

@@ -118,7 +118,7 @@ def test_null_text_leaves_the_model_as_it_was(model):
     before = fingerprint(model)
     inverted(model, "null-text", steps=1)
     assert [p.requires_grad for p in model.unet.parameters()] == learning and True in learning
-    assert not model.unet.checkpointing and fingerprint(model) == before
+    assert not model.unet.gradient_checkpointing and fingerprint(model) == before
     assert all(p.grad is None for network in networks_of(model).values() for p in network.parameters())
 
 

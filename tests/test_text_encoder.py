@@ -65,11 +65,22 @@ def test_a_token_sees_only_those_before_it(device):
 def test_gradients_reach_everything_and_checkpointing_changes_none(device):
     encoder = drawn(TextEncoder(TEXT), device)
     gradients = []
-    for encoder.checkpointing in (False, True):
+    for encoder.gradient_checkpointing in (False, True):
         assert_gradients_reach_everything(encoder, lambda: encoder(tokens(device)))
         gradients.append({name: p.grad.clone() for name, p in encoder.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("enabled", "runs"), [(False, 1), (True, 2)])
+def test_checkpointing_runs_every_layer_twice(enabled, runs, device):
+    encoder = drawn(TextEncoder(TEXT), device)
+    encoder.gradient_checkpointing = enabled
+    ran = []
+    for i, layer in enumerate(encoder.layers):
+        layer.norm2.register_forward_hook(lambda *_, i=i: ran.append(i))
+    encoder(tokens(device)).sum().backward()
+    assert sorted(ran) == sorted(list(range(TEXT.layers)) * runs)
 
 
 def test_rows_are_independent(device):

@@ -148,7 +148,7 @@ def test_a_fresh_network_predicts_zero(device):
 def test_checkpointing_changes_no_gradient(device):
     unet = drawn(UNet(UNET), device)
     gradients = []
-    for unet.checkpointing in (False, True):
+    for unet.gradient_checkpointing in (False, True):
         unet.zero_grad()
         unet(*unet_inputs(device)).square().sum().backward()
         gradients.append({name: p.grad.clone() for name, p in unet.named_parameters()})
@@ -160,7 +160,7 @@ def test_checkpointing_carries_gradients_to_the_context(device):
     """As null-text inversion needs: only the context is learnt."""
     unet, (latents, t, context) = tiny_unet(device), unet_inputs(device)
     gradients = []
-    for unet.checkpointing in (False, True):
+    for unet.gradient_checkpointing in (False, True):
         leaf = context.clone().requires_grad_(True)
         unet(latents, t, leaf).square().sum().backward()
         gradients.append(leaf.grad)

@@ -157,12 +157,12 @@ def _lent(model: StableDiffusion, config: DreamBoothConfig) -> Iterator[None]:
         f"{p}.{name}": t.to("cpu", copy=True) for p, net in parts.items() for name, t in net.state_dict().items()
     }
     flags = [(p, p.requires_grad) for net in networks_of(model).values() for p in net.parameters()]
-    checkpointing = [(net, net.checkpointing) for net in (model.unet, model.text_encoder)]
+    checkpointing = [(net, net.gradient_checkpointing) for net in (model.unet, model.text_encoder)]
     try:
         for part, net in networks_of(model).items():
             net.requires_grad_(part in parts)
         for net, _ in checkpointing:
-            net.checkpointing = config.checkpointing
+            net.gradient_checkpointing = config.checkpointing
         yield
     finally:
         fill(parts, weights)
@@ -170,7 +170,7 @@ def _lent(model: StableDiffusion, config: DreamBoothConfig) -> Iterator[None]:
             parameter.requires_grad_(flag)
             parameter.grad = None
         for net, flag in checkpointing:
-            net.checkpointing = flag
+            net.gradient_checkpointing = flag
 
 
 def _run(learner: Learner, size: int, about: Mapping[str, Any], watch: Watch) -> None:
