@@ -5,12 +5,17 @@ picture (`SelfAttention`); Eq. 3: psi = A v, with k and v projected from the tex
 core, `Attention`. Without a map hook the map is never built and the fused kernel runs.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.hooks import NO_HOOK, Edit, Hook, Projections
+from models.hooks import NO_HOOK, Edit, Hook, Projections, Site
+
+KeysValues = tuple[Tensor, Tensor]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
@@ -50,16 +55,36 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, context: Tensor) -> Projections:
         """Queries (b h n d) of x and keys and values (b h m d) of context."""
-        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
-        return self.split(q), self.split(k), self.split(v)
+        return self.queries(x), *self.keys_values(context)
+
+    def queries(self, x: Tensor) -> Tensor:
+        return self.split(self.to_q(x))
+
+    def keys_values(self, context: Tensor) -> KeysValues:
+        """Keys and values of context, (b h m d) each; they depend on nothing else."""
+        return self.split(self.to_k(context)), self.split(self.to_v(context))
 
     def split(self, x: Tensor) -> Tensor:
+        # heads are consecutive slices of the channels, as in the published weights
         return rearrange(x, "b n (h d) -> b h n d", h=self.heads)
 
-    def combine(self, x: Tensor, context: Tensor, hook: Hook) -> Tensor:
-        q, k, v = hook.qkv(*self.project(x, context))
+    def combine(self, q: Tensor, k: Tensor, v: Tensor, hook: Hook) -> Tensor:
+        """Attend and project back, (b n c), with the hook in each gap."""
+        q, k, v = hook.qkv(q, k, v)
         heads = attend(q, k, v) if hook.map is None else mapped_attention(q, k, v, hook.map)
         return self.to_out(hook.output(rearrange(heads, "b h n d -> b n (h d)")))
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedContext:
+    """Keys and values that the cross-attention layers of one U-Net make of a context, for calls that share it.
+
+    keys_values: (b h m d) each, by site. shape: of the context they were made of, (b m c'). They belong to the weights
+    as they were: prepare again once those have changed.
+    """
+
+    keys_values: Mapping[Site, KeysValues]
+    shape: tuple[int, ...]
 
 
 class SelfAttention(Attention):
@@ -69,11 +94,15 @@ class SelfAttention(Attention):
         super().__init__(channels, channels, heads, bias)
 
     def forward(self, x: Tensor, hook: Hook = NO_HOOK) -> Tensor:
-        return self.combine(x, x, hook)
+        return self.combine(*self.project(x, x), hook)
 
 
 class CrossAttention(Attention):
-    """Photoswap Eq. 3, psi = A v: every place of the picture looks at every token. x: (b n c), context: (b m c')."""
+    """Photoswap Eq. 3, psi = A v: every place of the picture looks at every token.
 
-    def forward(self, x: Tensor, context: Tensor, hook: Hook = NO_HOOK) -> Tensor:
-        return self.combine(x, context, hook)
+    x: (b n c). context: (b m c'), or the keys and values that `keys_values` made of it before.
+    """
+
+    def forward(self, x: Tensor, context: Tensor | KeysValues, hook: Hook = NO_HOOK) -> Tensor:
+        k, v = context if isinstance(context, tuple) else self.keys_values(context)
+        return self.combine(self.queries(x), k, v, hook)

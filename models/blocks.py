@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.hooks import NO_HOOK, Hook
+
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
@@ -67,10 +69,11 @@ class ResBlock(nn.Module):
         if zero:
             zeroed(self.conv2)
 
-    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor | None = None, hook: Hook = NO_HOOK) -> Tensor:
         """x: (b c_in h w). time: (b time_channels), if and only if the block was built with time_channels.
 
-        Raises ValueError for a time embedding that is missing, or that nothing here would use.
+        hook: its `output` slot is given the residual, (b c_out h w), before the shortcut is added. Raises ValueError
+        for a time embedding that is missing, or that nothing here would use.
         """
         h = self.conv1(F.silu(self.norm1(x)))
         if self.time is not None and time is not None:
@@ -81,7 +84,7 @@ class ResBlock(nn.Module):
                 if time is None
                 else f"time is {tuple(time.shape)}; this ResBlock was built without time_channels: leave time out"
             )
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = hook.output(self.conv2(F.silu(self.norm2(h))))
         return h + (x if self.shortcut is None else self.shortcut(x))
 
 

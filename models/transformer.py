@@ -1,16 +1,19 @@
 """The transformer inside the U-Net: self-attention, cross-attention and a gated feed-forward layer.
 
-Latent diffusion (arXiv:2112.10752), section 3.3 and appendix E.2.1. The two attention layers are the only places where
-a table of hooks is looked up.
+Latent diffusion (arXiv:2112.10752), section 3.3 and appendix E.2.1. Each block looks the
+hooks of its two attention layers up.
 """
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.attention import CrossAttention, SelfAttention
+from models.attention import CrossAttention, PreparedContext, SelfAttention
 from models.blocks import zeroed
-from models.hooks import NO_HOOKS, Hooks, Site, look_up
+from models.hooks import NO_HOOK, NO_HOOKS, Hooks, Site, check_rows
+
+Context = Tensor | PreparedContext
+NORM_EPS = 1e-6
 
 
 class GEGLU(nn.Module):
@@ -22,6 +25,7 @@ class GEGLU(nn.Module):
         self.proj_out = nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        # the gate is the second half: the official weights' order
         value, gate = self.proj_in(x).chunk(2, dim=-1)
         return self.proj_out(value * F.gelu(gate))
 
@@ -39,9 +43,12 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.ff = GEGLU(channels)
 
-    def forward(self, x: Tensor, context: Tensor, hooks: Hooks = NO_HOOKS) -> Tensor:
-        x = x + self.attn1(self.norm1(x), look_up(hooks, self.self_site))
-        x = x + self.attn2(self.norm2(x), context, look_up(hooks, self.cross_site))
+    def forward(self, x: Tensor, context: Context, hooks: Hooks = NO_HOOKS) -> Tensor:
+        text = context.keys_values[self.cross_site] if isinstance(context, PreparedContext) else context
+        out = self.attn1(self.norm1(x), hooks.get(self.self_site, NO_HOOK))
+        x = x + check_rows(self.self_site, x, out)
+        out = self.attn2(self.norm2(x), text, hooks.get(self.cross_site, NO_HOOK))
+        x = x + check_rows(self.cross_site, x, out)
         return x + self.ff(self.norm3(x))
 
 
@@ -56,7 +63,8 @@ class SpatialTransformer(nn.Module):
         self, channels: int, context_channels: int, heads: int, groups: int, site: Site, depth: int = 1
     ) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        # 1e-6 here and 1e-5 in the ResBlocks around it: so the official weights were trained
+        self.norm = nn.GroupNorm(groups, channels, eps=NORM_EPS)
         self.proj_in = nn.Linear(channels, channels)
         self.blocks = nn.ModuleList(
             TransformerBlock(channels, context_channels, heads, site._replace(layer=site.layer + k))
@@ -64,7 +72,7 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = zeroed(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor, context: Tensor, hooks: Hooks = NO_HOOKS) -> Tensor:
+    def forward(self, x: Tensor, context: Context, hooks: Hooks = NO_HOOKS) -> Tensor:
         tokens = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))
         for block in self.blocks:
             tokens = block(tokens, context, hooks)

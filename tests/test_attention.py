@@ -127,3 +127,18 @@ class TestLayers:
         assert distance(fused, explicit) < 1e-6
         assert distance(fused, layer(*inputs)) > 1e-2  # and it does change the target
         assert torch.equal(fused[0], layer(*inputs)[0])
+
+    def test_keys_of_two_rows_together(self, kind, device):
+        """Every row looks at the keys of both, as one softmax over twice as many: against loops in float64."""
+        layer, inputs, context = layer_and_inputs(kind, device)
+        union = Hook(qkv=lambda q, k, v: (q, torch.cat([k, k.flip(0)], 2), torch.cat([v, v.flip(0)], 2)))
+        both = torch.cat([context, context.flip(0)], dim=1)
+        assert distance(layer(*inputs, hook=union), reference.attention_layer(layer, inputs[0], both)) < 1e-6
+
+
+def test_cross_attention_takes_keys_and_values_made_before(device):
+    layer, (x, context), _ = layer_and_inputs("cross", device)
+    prepared = layer.keys_values(context)
+    assert torch.equal(layer(x, prepared), layer(x, context))
+    swap = Hook(qkv=lambda q, k, v: (q, k[[0, 0]], v[[0, 0]]), map=lambda m: m)
+    assert torch.equal(layer(x, prepared, swap), layer(x, context, swap))

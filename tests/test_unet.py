@@ -1,5 +1,6 @@
 """The U-Net: against stored outputs, and what is asked of any network."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,7 @@ from tiny import (
 )
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models import SD15, SD21, Hook, UNet, UNetConfig, reading
+from models import SD15, SD21, Hook, ResBlock, SpatialTransformer, TransformerBlock, UNet, UNetConfig, reading
 
 LAYOUTS = ["ldm", "diffusers"]
 
@@ -130,6 +131,58 @@ def test_a_timestep_may_be_a_number_a_scalar_or_a_row_each(device):
     assert not torch.equal(unet(latents, 8, context), each)
 
 
+@pytest.mark.parametrize("t", [-1, 1000, 5000, torch.tensor(5000), torch.tensor([3, -1]), float("nan")], ids=str)
+def test_timesteps_out_of_range_are_refused(t, device):
+    unet, (latents, _, context) = tiny_unet(device), unet_inputs(device)
+    with pytest.raises(ValueError, match=r"t is (.*); wanted training timesteps 0 to 999"):
+        unet(latents, t, context)
+    for fine in (0, 999, torch.tensor([0, 999])):
+        assert unet(latents, fine, context).isfinite().all()
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_prepared_context_is_bitwise_the_context(layout, hooked, device):
+    unet = golden_model(layout, device).unet
+    latents, t, context = golden_inputs(device)
+    seen = []
+
+    def swap(q, k, v):
+        seen.append((k, v))
+        return q, k.flip(0), v
+
+    hooks = {site: Hook(qkv=swap) for site in unet.sites if site.kind == "cross"} if hooked else {}
+    with torch.no_grad():
+        prepared = unet.prepare_context(context)
+        assert torch.equal(unet(latents, t, prepared, hooks), unet(latents, t, context, hooks))
+    before, after = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    assert len(before) == len(hooks)  # the keys and values a hook sees are the same too
+    assert all(torch.equal(a, b) for x, y in zip(before, after, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_a_prepared_context_is_projected_once(device):
+    unet, (latents, _, context) = tiny_unet(device), unet_inputs(device)
+    runs = []
+    for block in (m for m in unet.modules() if isinstance(m, TransformerBlock)):
+        block.attn2.to_k.register_forward_hook(lambda *_: runs.append("k"))
+        block.attn2.to_v.register_forward_hook(lambda *_: runs.append("v"))
+    prepared = unet.prepare_context(context)
+    for step in range(3):
+        unet(latents, step, prepared)
+    assert sorted(runs) == ["k"] * 7 + ["v"] * 7  # once for each of its cross sites, not once a call
+
+
+def test_a_context_prepared_elsewhere_is_refused(device):
+    unet, (latents, t, context) = tiny_unet(device), unet_inputs(device)
+    other = tiny_unet(device, replace(UNET, attention_levels=(1,)))
+    with pytest.raises(ValueError, match="prepared by a U-Net with other sites: call this one's prepare_context"):
+        unet(latents, t, other.prepare_context(context))
+    with pytest.raises(ValueError, match=r"context is \(1, 7, 24\); this U-Net wants \(2, 77, 24\)"):
+        unet(latents, t, unet.prepare_context(context[:1]))
+    with pytest.raises(ValueError, match=r"context is \(7, 24\)"):
+        unet.prepare_context(context[0])
+
+
 def test_gradients_reach_everything(device):
     unet = drawn(UNet(UNET), device)
     inputs = unet_inputs(device, side=16)  # a map of one place is always 1 and has no gradient
@@ -154,6 +207,37 @@ def test_checkpointing_changes_no_gradient(device):
         gradients.append({name: p.grad.clone() for name, p in unet.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("enabled", "runs"), [(False, 1), (True, 2)])
+def test_checkpointing_runs_every_block_twice(enabled, runs, device):
+    """Forward and again in the backward pass; otherwise it saves no memory, whatever the gradients are."""
+    unet = drawn(UNet(UNET), device)
+    unet.gradient_checkpointing = enabled
+    counts = Counter()
+    for name, module in unet.named_modules():
+        if isinstance(module, ResBlock | SpatialTransformer):
+            counts[name] = 0
+            inside = module.norm2 if isinstance(module, ResBlock) else module.norm
+            inside.register_forward_hook(lambda *_, name=name: counts.update([name]))
+    unet(*unet_inputs(device)).sum().backward()
+    assert len(counts) == 14 + 7 and set(counts.values()) == {runs}
+
+
+def test_checkpointing_keeps_fewer_activations(device):
+    unet, inputs = drawn(UNet(UNET), device), unet_inputs(device)
+    own = {p.data_ptr() for p in unet.parameters()}
+    kept = []
+    for unet.gradient_checkpointing in (False, True):
+        sizes = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, sizes=sizes: sizes.update({} if x.data_ptr() in own else {x.data_ptr(): x.numel()}) or x,
+            lambda x: x,
+        ):
+            output = unet(*inputs)
+        kept.append(sum(sizes.values()))
+        del output
+    assert kept[1] < 0.5 * kept[0]
 
 
 def test_checkpointing_carries_gradients_to_the_context(device):
