@@ -6,7 +6,7 @@ Latent diffusion (arXiv:2112.10752) is three networks: a convolutional autoencod
 watched or replaced. Nothing in this package samples, trains or reads weights.
 """
 
-from models.attention import Attention, CrossAttention, SelfAttention, attend, mapped_attention
+from models.attention import Attention, CrossAttention, PreparedContext, SelfAttention, attend, mapped_attention
 from models.blocks import Downsample, ResBlock, TimeEmbedding, Upsample, timestep_embedding
 from models.config import (
     MINIATURE,
@@ -19,7 +19,7 @@ from models.config import (
     UNetConfig,
     VAEConfig,
 )
-from models.hooks import NO_HOOK, Hook, Hooks, Site, merge, quantities, reading
+from models.hooks import NO_HOOK, Hook, Hooks, HookTable, Site, merge, quantities, reading
 from models.images import fit, grid, load_image, to_image, to_tensor, upright
 from models.stable_diffusion import StableDiffusion
 from models.text_encoder import TextEncoder
@@ -43,8 +43,10 @@ __all__ = [
     "Downsample",
     "Encoder",
     "Hook",
+    "HookTable",
     "Hooks",
     "ModelConfig",
+    "PreparedContext",
     "ResBlock",
     "SelfAttention",
     "Site",
