@@ -1,22 +1,42 @@
 """Pictures: files, PIL images and tensors (3 h w) in [-1, 1]."""
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+# Those a picture may come in. Pillow opens more, EPS by running Ghostscript and FITS and others that nobody sends.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+COLOURED = 24  # difference of channels, of 255, that a grey picture's compression does not make
 
 
 def load_image(path: str | Path) -> Image.Image:
     """Read a picture as RGB, turned upright as its EXIF says, transparency laid over white.
 
-    Raises ValueError with one sentence when there is no such file, when it is no picture, and when it is cut short.
+    Raises ValueError with one sentence when there is no such file, when it is in none of FORMATS or damaged, and when
+    it is so large (179 million pixels) that it may be meant to fill the memory.
     """
+    return _load(path, upright)
+
+
+def load_mask(path: str | Path) -> Image.Image:
+    """Read a mask as grey ("L"), turned upright: white where the picture may change, black where it stays.
+
+    As `as_mask` for transparency. Raises ValueError as load_image, and for a picture in colour.
+    """
+    return _load(path, as_mask)
+
+
+def _load(path: str | Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     try:
-        image = Image.open(path)
+        with warnings.catch_warnings():  # at half of what is refused: a panorama, not a bomb
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=FORMATS)
     except FileNotFoundError:
         raise ValueError(f"no such picture: {path}") from None
     except UnidentifiedImageError:
@@ -27,11 +47,13 @@ def load_image(path: str | Path) -> Image.Image:
         raise ValueError(f"{path} has too many pixels to be opened safely; make it smaller first") from None
     except (OSError, SyntaxError, RuntimeError, ValueError) as error:  # one decoder or another
         raise ValueError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from None
-    try:
-        with image:
-            return upright(image)
-    except ValueError:
-        raise ValueError(f"{path} is a damaged picture: the file is cut short or corrupt; fetch it again") from None
+    with image:
+        try:
+            return convert(image)
+        except InColourError as error:
+            raise ValueError(f"{path}: {error}") from None
+        except ValueError:
+            raise ValueError(f"{path} is a damaged picture: the file is cut short or corrupt; fetch it again") from None
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -39,19 +61,68 @@ def upright(image: Image.Image) -> Image.Image:
 
     Raises ValueError when the picture was opened by the caller, and only now turns out to be cut short or corrupt.
     """
+    return _rgb(_turned(image))
+
+
+class InColourError(ValueError):
+    """A mask is no mask but a picture in colour."""
+
+
+def as_mask(image: Image.Image) -> Image.Image:
+    """A copy of a mask of any mode as grey ("L"), turned upright; white where the picture may change.
+
+    Transparency is black: a white shape drawn on nothing lets the shape change and keeps the rest. Raises ValueError
+    for a picture in colour, whose white means something else, and for one that turns out to be damaged.
+    """
+    image = _turned(image)
+    opaque = _opacity(image)
+    if image.mode not in ("1", "L", "LA", "La", "I", "F") and not image.mode.startswith("I;16"):
+        pixels = np.asarray(image.convert("RGBA"))
+        seen = pixels[..., :3][pixels[..., 3] > 0]
+        if seen.size and int(np.ptp(seen, axis=1).max()) > COLOURED:
+            raise InColourError("the mask is a picture in colour; want black and white, white where it may change")
+        image = image.convert("RGBA").convert("RGB")
+    grey = _eight_bits(image).convert("L")
+    return grey if opaque is None else ImageChops.multiply(grey, opaque)
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """The picture upright, all of it read."""
     try:
-        return _rgb(ImageOps.exif_transpose(image))
+        turned = ImageOps.exif_transpose(image)
+        turned.load()
+        return turned
     except (OSError, SyntaxError, ValueError, EOFError, RuntimeError) as error:  # one decoder or another
         raise ValueError(f"the picture cannot be read ({error}): it is cut short or corrupt; fetch it again") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
+    if (opaque := _opacity(image)) is None:
+        return _eight_bits(image).convert("RGB")
+    if not image.mode.startswith("I"):
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    white = Image.new("RGB", image.size, "white")
+    return Image.composite(_eight_bits(image).convert("RGB"), white, opaque)
+
+
+def _opacity(image: Image.Image) -> Image.Image | None:
+    """How opaque each pixel is ("L"), None where all of them are."""
+    if not image.has_transparency_data:
+        return None
+    if image.mode.startswith("I"):  # of sixteen bits, one grey value is transparent
+        return Image.fromarray(np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8))
+    return image.convert("RGBA").getchannel("A")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A picture with numbers of sixteen bits as one of eight; others as they are."""
+    if not image.mode.startswith("I"):
+        return image
+    pixels = np.asarray(image).clip(0, 0xFFFF)
+    if image.mode == "I" and pixels.max(initial=0) < 256:  # room for more, and none used
+        return Image.fromarray(pixels.astype(np.uint8))
+    return Image.fromarray((pixels >> 8).astype(np.uint8))
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 
+from models.images import as_mask
+
 SMALLEST = 16  # pixels a side; below that nothing of a picture is left to swap
 LANCZOS = Image.Resampling.LANCZOS
 
@@ -94,7 +96,7 @@ def _binary(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
     """White from mid-grey up, black below."""
     if mask.size != size:
         raise ValueError(f"the mask is {mask.size[0]} x {mask.size[1]} pixels, the source {size[0]} x {size[1]}")
-    return mask.convert("L").point([0] * 128 + [255] * 128)
+    return as_mask(mask).point([0] * 128 + [255] * 128)
 
 
 def _faded(region: Image.Image, radius: float) -> Image.Image:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models import fit, grid, load_image, to_image, to_tensor, upright
+from models import as_mask, fit, grid, load_image, load_mask, to_image, to_tensor, upright
 
 
 def picture(width=6, height=4, seed=0):
@@ -129,6 +129,113 @@ def test_nonsense_in_a_header_gives_a_sentence(tmp_path):
     path.write_bytes(b"P6 \xcd4 24 255\n" + bytes(24 * 24 * 3))
     with pytest.raises(ValueError, match=r"a\.ppm cannot be opened"):
         load_image(path)
+
+
+def shape_on(mode, shape, ground):
+    """A 3 x 1 mask whose middle is the shape."""
+    mask = Image.new(mode, (3, 1), ground)
+    mask.putpixel((1, 0), shape)
+    return mask
+
+
+DEEP = np.array([[0, 65535, 0]], dtype=np.uint16)
+MASKS = {
+    "1 bit": shape_on("1", 1, 0),
+    "grey": shape_on("L", 255, 0),
+    "grey and opaque": shape_on("LA", (255, 255), (0, 255)),
+    "grey on nothing": shape_on("LA", (255, 255), (255, 0)),
+    "colours": shape_on("RGB", (255, 255, 255), (0, 0, 0)),
+    "white on nothing": shape_on("RGBA", (255, 255, 255, 255), (255, 255, 255, 0)),
+    "white on black nothing": shape_on("RGBA", (255, 255, 255, 255), (0, 0, 0, 0)),
+    "white on coloured nothing": shape_on("RGBA", (255, 255, 255, 255), (200, 10, 10, 0)),
+    "16 bits": Image.fromarray(DEEP),
+    "32 bits": Image.fromarray(DEEP.astype(np.int32)),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_a_mask_of_any_mode_is_white_where_its_shape_is(mask, tmp_path):
+    """White on nothing was laid over white once, and so let everything change."""
+    for read in (as_mask(mask), load_mask(saved(mask, tmp_path / "mask.tiff"))):
+        assert read.mode == "L" and list(read.tobytes()) == [0, 255, 0]
+    if mask.mode != "I":
+        assert list(load_mask(saved(mask, tmp_path / "mask.png")).tobytes()) == [0, 255, 0]
+
+
+def test_a_mask_with_a_palette_may_have_a_transparent_colour(tmp_path):
+    mask = Image.new("P", (3, 1), 1)
+    mask.putpalette([255, 255, 255, 255, 255, 255, 0, 0, 0])
+    mask.putpixel((1, 0), 0)
+    mask.putpixel((2, 0), 2)
+    path = saved(mask, tmp_path / "mask.png", transparency=1)
+    assert list(load_mask(path).tobytes()) == [0, 255, 0]
+    deep = Image.fromarray(np.array([[7, 65535, 9]], dtype=np.uint16))
+    assert list(load_mask(saved(deep, tmp_path / "a.png", transparency=65535)).tobytes()) == [0, 0, 0]
+    assert load_image(tmp_path / "a.png").tobytes() == bytes([0] * 3 + [255] * 3 + [0] * 3)
+
+
+def test_half_a_mask_s_opacity_is_half_its_white():
+    assert list(as_mask(shape_on("RGBA", (255, 255, 255, 128), (0, 0, 0, 0))).tobytes()) == [0, 128, 0]
+    assert list(as_mask(shape_on("LA", (128, 255), (0, 255))).tobytes()) == [0, 128, 0]
+
+
+def test_a_mask_is_turned_as_its_exif_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert load_mask(saved(Image.new("L", (6, 4)), tmp_path / "a.png", exif=exif)).size == (4, 6)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "webp", "gif"])
+def test_a_mask_may_be_compressed(kind, tmp_path):
+    """Compression makes no colour of black and white."""
+    mask = Image.new("RGB", (64, 64))
+    mask.paste((255, 255, 255), (13, 21, 50, 43))
+    assert np.abs(np.asarray(load_mask(saved(mask, tmp_path / f"a.{kind}"))).astype(int)[30, 30] - 255) < 3
+
+
+def test_a_picture_in_colour_is_no_mask(tmp_path):
+    for mode, colour in (("RGB", (200, 30, 30)), ("RGBA", (200, 30, 30, 255))):
+        path = saved(shape_on(mode, colour, 0), tmp_path / "photo.png")
+        with pytest.raises(ValueError, match=r"photo\.png: the mask is a picture in colour; want black and white"):
+            load_mask(path)
+    with pytest.raises(ValueError, match="in colour"):
+        as_mask(picture())
+
+
+def test_a_damaged_mask_is_named(tmp_path):
+    path = saved(picture(64, 64).convert("L"), tmp_path / "a.png")
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"a\.png is a damaged picture"):
+        load_mask(path)
+    with pytest.raises(ValueError, match="no such picture"):
+        load_mask(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "ICO", "TGA"])
+def test_formats_nobody_sends_are_not_opened(kind, tmp_path, monkeypatch):
+    """EPS least of all: Pillow opens it by running Ghostscript."""
+    path = saved(picture(16, 16), tmp_path / "a.png", format=kind)
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("a program was run"))
+    for read in (load_image, load_mask):
+        with pytest.raises(ValueError, match=r"a\.png is not a picture that can be read"):
+            read(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "PPM"])
+def test_the_usual_formats_are_opened(kind, tmp_path):
+    assert load_image(saved(picture(16, 16), tmp_path / "a", format=kind)).size == (16, 16)
+
+
+@pytest.mark.parametrize("pixels", [100, 399])
+def test_a_large_picture_is_read_and_a_bomb_is_not(pixels, tmp_path, monkeypatch):
+    """Pillow warns at one limit and refuses at twice that; 20 x 20 pixels lie below, between and above."""
+    path = saved(picture(20, 20), tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
+    if pixels == 399:
+        assert load_image(path).size == (20, 20)
+    else:
+        with pytest.raises(ValueError, match="too many pixels"):
+            load_image(path)
 
 
 def test_pictures_become_tensors_and_come_back():

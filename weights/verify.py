@@ -71,7 +71,9 @@ def check_finite(checkpoint: Checkpoint) -> None:
     ill = [key for key in checkpoint if not is_finite(checkpoint[key])]
     if ill:
         more = f" and {len(ill) - 3} more" if len(ill) > 3 else ""
-        raise ValueError(f"{checkpoint.path} holds NaN or infinity in {', '.join(shown(key, 80) for key in ill[:3])}{more}: fetch it again")
+        raise ValueError(
+            f"{checkpoint.path} holds NaN or infinity in {', '.join(shown(key, 80) for key in ill[:3])}{more}: fetch it again"
+        )
 
 
 def _file(checkpoint: Checkpoint, progress: bool) -> File:

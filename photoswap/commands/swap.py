@@ -118,7 +118,7 @@ class Prompts:
 def run(arguments: argparse.Namespace) -> None:
     """Invert if need be, swap, and write the three files. Every mistake is found before the long part begins."""
     check_folder(arguments.out)
-    from models.images import load_image
+    from models.images import load_image, load_mask
     from photoswap.inversion import Inversion
     from photoswap.swap import swap
     from train.checkpoint import load_concept
@@ -126,7 +126,7 @@ def run(arguments: argparse.Namespace) -> None:
     given = arguments.source
     inversion = Inversion.load(given) if given and given.suffix == INVERSION else None
     picture = load_image(given) if given and inversion is None else None
-    mask = load_image(arguments.mask) if arguments.mask else None
+    mask = load_mask(arguments.mask) if arguments.mask else None
     make_plan(arguments, inversion, GUIDANCE)
     concept = load_concept(arguments.concept) if arguments.concept else None
     prompts = make_prompts(arguments, inversion, concept)
