@@ -19,13 +19,8 @@ from models.config import (
     UNetConfig,
     VAEConfig,
 )
-<<<<<<< Updated upstream
 from models.hooks import NO_HOOK, Hook, Hooks, HookTable, Site, merge, quantities, reading
-from models.images import fit, grid, load_image, to_image, to_tensor, upright
-=======
-from models.hooks import NO_HOOK, Hook, Hooks, Site, merge, quantities, reading
 from models.images import as_mask, fit, grid, load_image, load_mask, to_image, to_tensor, upright
->>>>>>> Stashed changes
 from models.stable_diffusion import StableDiffusion
 from models.text_encoder import TextEncoder
 from models.tokenizer import Tokenizer
