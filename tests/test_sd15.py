@@ -22,7 +22,7 @@ from test_names import shapes
 from tiny import distance, normal
 
 from models.config import SD15, ModelConfig, TextConfig, UNetConfig, VAEConfig
-from models.text_encoder import Perceptron, TextEncoder
+from models.text_encoder import MLP, TextEncoder
 from models.unet import UNet
 from samplers import Schedule
 from weights.load import load, meta_model, to_ldm
@@ -194,15 +194,15 @@ def test_the_context_is_that_of_the_last_layer(state, model):
 
 
 def test_quick_gelu_is_x_sigmoid_of_1702_x(device):
-    perceptron = Perceptron(1, 1, quick=True).to(device).requires_grad_(False)
+    mlp = MLP(1, 1, quick=True).to(device).requires_grad_(False)
     for layer in (perceptron.linear1, perceptron.linear2):
         layer.weight.fill_(1.0), layer.bias.zero_()
     x = torch.tensor([-3.0, -1.0, 0.0, 0.5, 1.0, 4.0], device=device)[:, None]
     wanted = [number / (1 + math.exp(-1.702 * number)) for number in x[:, 0].tolist()]
-    torch.testing.assert_close(perceptron(x)[:, 0].tolist(), wanted, rtol=1e-6, atol=1e-7)
-    assert abs(perceptron(x)[4].item() - 0.845795) < 1e-5  # exact GELU has 0.841345 at 1
+    torch.testing.assert_close(mlp(x)[:, 0].tolist(), wanted, rtol=1e-6, atol=1e-7)
+    assert abs(mlp(x)[4].item() - 0.845795) < 1e-5  # exact GELU has 0.841345 at 1
     perceptron.quick = False
-    assert abs(perceptron(x)[4].item() - 0.841345) < 1e-5
+    assert abs(mlp(x)[4].item() - 0.841345) < 1e-5
 
 
 def test_prompts_are_padded_with_the_end_of_text():
