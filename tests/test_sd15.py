@@ -195,13 +195,13 @@ def test_the_context_is_that_of_the_last_layer(state, model):
 
 def test_quick_gelu_is_x_sigmoid_of_1702_x(device):
     mlp = MLP(1, 1, quick=True).to(device).requires_grad_(False)
-    for layer in (perceptron.linear1, perceptron.linear2):
+    for layer in (mlp.linear1, mlp.linear2):
         layer.weight.fill_(1.0), layer.bias.zero_()
     x = torch.tensor([-3.0, -1.0, 0.0, 0.5, 1.0, 4.0], device=device)[:, None]
     wanted = [number / (1 + math.exp(-1.702 * number)) for number in x[:, 0].tolist()]
     torch.testing.assert_close(mlp(x)[:, 0].tolist(), wanted, rtol=1e-6, atol=1e-7)
     assert abs(mlp(x)[4].item() - 0.845795) < 1e-5  # exact GELU has 0.841345 at 1
-    perceptron.quick = False
+    mlp.quick = False
     assert abs(mlp(x)[4].item() - 0.841345) < 1e-5
 
 
