@@ -2,13 +2,15 @@
 
 import argparse
 import errno
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from photoswap.commands import COMMANDS
+from photoswap.commands.outputs import say
 
 DESCRIPTION = "Swap the subject of a photo for one learnt from a few pictures, keeping pose and background."
 EPILOG = """start here:
@@ -18,10 +20,18 @@ with your own pictures:
   photoswap swap dog.jpg --prompt "a photo of a dog on grass" --subject dog --concept my-cat/concept.safetensors
 """
 MISTAKE, INTERRUPTED = 2, 130
+LONGEST, LONGEST_WORD = 600, 200  # characters of a sentence, and of a word in it: a path, or what was typed
+NO_MEMORY = re.compile("out of memory|not enough memory|allocate memory|bad_alloc|Invalid buffer size", re.IGNORECASE)
 
 
 class Parser(argparse.ArgumentParser):
     """A parser that reports mistakes as every other mistake is reported: by a ValueError of one sentence."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, which would take --steps=-- for --steps without a value."""
+        if flag := next((arg for arg in args or () if re.fullmatch("--[A-Za-z-]+=--", arg)), None):
+            self.error(f"argument {flag[:-3]}: '--' is no value")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         wanted = message.replace("the following arguments are required: COMMAND", f"want one of {', '.join(COMMANDS)}")
@@ -47,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 2 for a mistake of the caller's, told in one sentence, or 130 when interrupted."""
-    debug = "--debug" in (sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _tell(str(message))
@@ -56,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interruption:
         _tell(str(interruption) or "interrupted; no file was left half-written")
         return INTERRUPTED
-    except (ValueError, OSError, RuntimeError) as error:
-        if debug or not _is_mistake(error):
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        if "--debug" in argv or not _is_mistake(error):
             raise
         _tell(_sentence(error))
         return MISTAKE
@@ -66,22 +76,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _is_mistake(error: Exception) -> bool:
     """Whether a caller can mend it: any ValueError or OSError, and asking for more memory than there is."""
-    return not isinstance(error, RuntimeError) or type(error).__name__ == "OutOfMemoryError"
+    return not isinstance(error, RuntimeError) or _lacks_memory(error)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether memory ran out: the GPU's, torch's on the CPU, which has no exception of its own, numpy's or Python's."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and bool(NO_MEMORY.search(str(error)))
 
 
 def _sentence(error: Exception) -> str:
-    if type(error).__name__ == "OutOfMemoryError":
-        return "the device has too little memory for this; try a smaller --size, --dtype bfloat16 or --device cpu"
+    if _lacks_memory(error):
+        return "there is too little memory for this; try a smaller --size or --batch, or --dtype bfloat16"
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         if error.errno == errno.ENOSPC:
             return f"the disk is full{where}; make room, or write elsewhere with --out"
         return f"{error.strerror}{where}"
-    return " ".join(str(error).split())
+    return str(error)
 
 
 def _tell(sentence: str) -> None:
-    print(f"photoswap: {sentence}", file=sys.stderr)
+    say(f"photoswap: {_shortened(sentence)}", sys.stderr)
+
+
+def _shortened(sentence: str) -> str:
+    """One line of bounded length, of characters that a terminal shows, whatever was quoted."""
+    words = [_middle_out(word, LONGEST_WORD) for word in sentence.split()]
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(words))
+    return _middle_out(line, LONGEST)
+
+
+def _middle_out(text: str, length: int) -> str:
+    """The text, or its beginning and its end, which says what to do."""
+    return text if len(text) <= length else f"{text[: length * 2 // 3 - 3]}...{text[-length // 3 :]}"
 
 
 def _version() -> str:

@@ -10,6 +10,7 @@ from photoswap.__main__ import main
 
 PROMPT = "a photo of a dog on grass"
 LEARN = ["--class", "cat", "--steps", "2", "--class-pictures", "2", "--size", "64"]
+ALONE = ["--class", "cat", "--steps", "2", "--prior-weight", "0", "--size", "64"]  # without class pictures
 
 
 def paint(size: tuple[int, int], seed: int) -> Image.Image:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from command_line import LEARN, files, refused
+from command_line import ALONE, LEARN, files, refused
 
 from photoswap.__main__ import main
 from train.learner import Learner
@@ -25,7 +25,7 @@ def test_learn_leaves_a_concept_and_resumes(tiny, pictures, tmp_path, concept):
     arguments = ["learn", str(pictures / "references"), *LEARN, *tiny, "--out", str(tmp_path / "a")]
     assert main(arguments) == 0
     assert (tmp_path / "a" / "concept.safetensors").read_bytes() == concept.read_bytes()
-    assert main([*arguments, "--checkpoint-every", "1"]) == 0
+    assert main([*arguments, "--checkpoint-every", "1", "--overwrite"]) == 0
     assert main([*arguments, "--steps", "3", "--resume", "--checkpoint-every", "1"]) == 0
 
 
@@ -41,9 +41,7 @@ def test_interrupted_learning_says_how_to_go_on(tiny, pictures, tmp_path, capsys
     arguments = [
         "learn",
         str(pictures / "references"),
-        *LEARN,
-        "--prior-weight",
-        "0",
+        *ALONE,
         *tiny,
         "--out",
         str(tmp_path / "a"),

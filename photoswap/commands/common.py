@@ -1,15 +1,15 @@
-"""What the commands share: flags, the model they ask for, and files written whole."""
+"""What the commands share: flags, and the model they ask for."""
 
 import argparse
 import os
 import warnings
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from photoswap.commands import arguments as types
+
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
     from models.stable_diffusion import StableDiffusion
     from train.checkpoint import Concept
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 STEPS, GUIDANCE = 50, 7.5
 GUIDANCE_OF = {"miniature": 3.0}  # trained on less, it overshoots at the 7.5 of the published models
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def add_common(parser: argparse.ArgumentParser, out: str, what: str) -> None:
-    """The flags that every command has. out: where it writes unless told; what: what it writes there."""
+def add_common(parser: argparse.ArgumentParser, out: str, what: str, dtypes: bool = True) -> None:
+    """The flags of every command that runs a model. out: where it writes unless told; what: what it writes there.
+
+    dtypes: whether the networks' can be chosen.
+    """
     group = parser.add_argument_group("common")
     group.add_argument(
         "--model",
@@ -32,13 +34,22 @@ def add_common(parser: argparse.ArgumentParser, out: str, what: str) -> None:
     )
     add_what_it_is(group)
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps (default: cuda if present, else cpu)")
-    group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the networks (default: %(default)s)")
+    if dtypes:
+        group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the networks (default: %(default)s)")
     group.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="the same seed gives the same bytes (default: %(default)s)"
+        "--seed", type=types.whole(0, types.SEED), metavar="N", help="the same seed gives the same bytes (default: 0)"
     )
-    group.add_argument("--out", type=Path, default=Path(out), metavar="PATH", help=f"{what} (default: %(default)s)")
+    group.add_argument(
+        "--out", type=types.path, default=Path(out), metavar="PATH", help=f"{what} (default: %(default)s)"
+    )
+    add_overwrite(group)
     group.add_argument("--quiet", action="store_true", help="no progress bars")
     group.add_argument("--debug", action="store_true", help="show where an error comes from")
+
+
+def add_overwrite(parser: argparse._ActionsContainer) -> None:
+    """The flag without which no earlier result is replaced."""
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier run left there")
 
 
 def add_what_it_is(parser: argparse._ActionsContainer) -> None:
@@ -58,25 +69,22 @@ def add_what_it_is(parser: argparse._ActionsContainer) -> None:
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """The flags of every command that samples."""
     group = parser.add_argument_group("sampling")
-    group.add_argument("--steps", type=int, metavar="N", help=f"of the sampler (default: {STEPS})")
+    group.add_argument(
+        "--steps", type=types.whole(1, types.STEPS), metavar="N", help=f"of the sampler (default: {STEPS})"
+    )
     group.add_argument(
         "--guidance",
-        type=float,
+        type=types.number(0, 100),
         metavar="SCALE",
         help=f"how strongly the prompt steers (default: {GUIDANCE}; {GUIDANCE_OF['miniature']} for the miniature)",
     )
     group.add_argument(
-        "--size", type=size, metavar="WxH", help="pixels to work at, 768 or 768x512 (default: by model and picture)"
+        "--size",
+        type=types.size,
+        metavar="WxH",
+        help="pixels to work at, 768 or 768x512 (default: by model and picture)",
     )
-    group.add_argument("--concept", type=Path, metavar="FILE", help="concept.safetensors from `photoswap learn`")
-
-
-def size(text: str) -> tuple[int, int]:
-    """ "768" or "768x512" as (width, height)."""
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; want 768 or 768x512")
-    return int(parts[0]), int(parts[-1])
+    group.add_argument("--concept", type=types.path, metavar="FILE", help="concept.safetensors from `photoswap learn`")
 
 
 def load_model(
@@ -125,53 +133,23 @@ def make_repeatable(device: "torch.device") -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
+def refuse(arguments: argparse.Namespace, because: str, *flags: str) -> None:
+    """Raise ValueError when one of these flags was given, since it would change nothing. because: of what."""
+    for flag in flags:
+        if getattr(arguments, flag) is not None:
+            raise ValueError(f"--{flag.replace('_', '-')} changes nothing {because}; leave it out")
+
+
 def steps_for(asked: int | None) -> int:
     """The number of steps asked for, or the usual one."""
     return STEPS if asked is None else asked
 
 
+def seed_for(asked: int | None) -> int:
+    """The seed asked for, or 0."""
+    return asked or 0
+
+
 def guidance_for(model: "StableDiffusion", asked: float | None) -> float:
     """The guidance asked for, or the one that suits the model."""
     return GUIDANCE_OF.get(model.config.name, GUIDANCE) if asked is None else asked
-
-
-def check_file(path: Path, suffixes: tuple[str, ...] = PICTURES) -> None:
-    """Raise ValueError, before any work is done, unless a file of such a kind could be written there."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a file to write")
-    if path.suffix.lower() not in suffixes:
-        raise ValueError(f"cannot write {path}: want a name that ends in {' or '.join(suffixes)}")
-    _check_parents(path.parent)
-
-
-def check_folder(path: Path) -> None:
-    """Raise ValueError, before any work is done, unless files could be written into that folder."""
-    _check_parents(path)
-
-
-def write_picture(picture: "Image.Image", path: Path) -> None:
-    """Write one picture, whole or not at all."""
-    write_together({path: picture})
-
-
-def write_together(contents: "dict[Path, Image.Image | str]") -> None:
-    """Write pictures and texts: each whole, and none in its place before all are on the disk."""
-    from weights.atomic import atomic, flush
-
-    with ExitStack() as stack:
-        places = {path: stack.enter_context(atomic(path)) for path in contents}
-        for path, content in contents.items():
-            if isinstance(content, str):
-                places[path].write_text(content, encoding="utf-8")
-            else:
-                content.save(places[path])
-        for place in places.values():
-            flush(place)
-
-
-def _check_parents(folder: Path) -> None:
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not existing.is_dir():
-        raise ValueError(f"{existing} is a file, so nothing can be put into it; choose another --out")
-    if not os.access(existing, os.W_OK):
-        raise ValueError(f"nothing may be written into {existing.absolute()}; choose another --out")

@@ -12,18 +12,20 @@ example:
 
 import argparse
 
-from photoswap.commands.common import add_common, check_file
+from photoswap.commands.common import add_common, seed_for
+from photoswap.commands.outputs import check_file, check_free
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `photoswap demo`."""
-    add_common(parser, "demo.png", "the grid picture")
+    add_common(parser, "demo.png", "the grid picture", dtypes=False)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the demo, which says itself what it does."""
     check_file(arguments.out)
+    check_free([arguments.out], [arguments.model], arguments.overwrite)
     from photoswap.commands.common import load_model
     from photoswap.demo import run as demo
 
-    demo(load_model(arguments, "float32"), arguments.out, seed=arguments.seed, progress=not arguments.quiet)
+    demo(load_model(arguments, "float32"), arguments.out, seed=seed_for(arguments.seed), progress=not arguments.quiet)

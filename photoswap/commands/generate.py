@@ -8,21 +8,15 @@ examples:
 
 import argparse
 
-from photoswap.commands.common import (
-    add_common,
-    add_sampling,
-    check_file,
-    guidance_for,
-    load_model,
-    steps_for,
-    write_picture,
-)
+from photoswap.commands.arguments import prompt
+from photoswap.commands.common import add_common, add_sampling, guidance_for, load_model, refuse, seed_for, steps_for
+from photoswap.commands.outputs import check_file, check_free, say, write_together
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `photoswap generate`."""
-    parser.add_argument("prompt", help="what to draw")
-    parser.add_argument("--negative", default="", metavar="PROMPT", help="what to keep away from")
+    parser.add_argument("prompt", type=prompt, help="what to draw")
+    parser.add_argument("--negative", type=prompt, metavar="PROMPT", help="what to keep away from")
     add_sampling(parser)
     add_common(parser, "generated.png", "the picture")
 
@@ -30,18 +24,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Draw and write it."""
     check_file(arguments.out)
+    check_free([arguments.out], [arguments.model, arguments.concept], arguments.overwrite)
+    if arguments.guidance == 1:
+        refuse(arguments, "at guidance 1, which asks the prompt alone", "negative")
     from photoswap.swap import generate
 
     model = load_model(arguments)
     picture = generate(
         model,
         arguments.prompt,
-        arguments.seed,
+        seed_for(arguments.seed),
         steps_for(arguments.steps),
         guidance_for(model, arguments.guidance),
         arguments.size,
-        arguments.negative,
+        arguments.negative or "",
         progress=not arguments.quiet,
     )
-    write_picture(picture, arguments.out)
-    print(arguments.out)
+    write_together({arguments.out: picture})
+    say(arguments.out)

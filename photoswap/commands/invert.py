@@ -11,26 +11,24 @@ examples:
 """
 
 import argparse
-from pathlib import Path
+from typing import Any
 
-from photoswap.commands.common import (
-    add_common,
-    add_sampling,
-    check_file,
-    guidance_for,
-    load_model,
-    steps_for,
-    write_picture,
-)
+from photoswap.commands import arguments as types
+from photoswap.commands.common import add_common, add_sampling, guidance_for, load_model, refuse, seed_for, steps_for
+from photoswap.commands.outputs import check_file, check_free, say, write_together
+
+INVERSIONS = ("direct", "null-text", "ddim")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `photoswap invert`."""
-    parser.add_argument("source", nargs="?", type=Path, help="the picture; without it, one is drawn from the seed")
-    parser.add_argument("--prompt", required=True, help="what is in the picture")
+    parser.add_argument(
+        "source", nargs="?", type=types.path, help="the picture; without it, one is drawn from the seed"
+    )
+    parser.add_argument("--prompt", type=types.words, required=True, help="what is in the picture")
     add_inversion(parser)
     parser.add_argument(
-        "--reconstruction", type=Path, metavar="FILE", help="also write what the inversion leads back to"
+        "--reconstruction", type=types.path, metavar="FILE", help="also write what the inversion leads back to"
     )
     add_sampling(parser)
     add_common(parser, "inversion.safetensors", "the inversion")
@@ -40,20 +38,17 @@ def add_inversion(parser: argparse.ArgumentParser) -> None:
     """How a picture is inverted: also a flag of `swap`."""
     parser.add_argument(
         "--inversion",
-        choices=("direct", "null-text", "ddim"),
-        default="direct",
-        help="direct: exact and quick; null-text: as in the paper, minutes; ddim: plain, drifts (default: %(default)s)",
+        choices=INVERSIONS,
+        help="direct: exact and quick; null-text: as in the paper, minutes; ddim: plain, drifts "
+        f"(default: {INVERSIONS[0]})",
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Invert and write it."""
-    check_file(arguments.out, (".safetensors",))
-    if arguments.reconstruction:
-        check_file(arguments.reconstruction)
+    """Invert, and write the inversion and the reconstruction together."""
+    check(arguments)
     from models.images import load_image
     from photoswap.inversion import invert_image, reconstruct, synthesize
-    from weights.atomic import atomic
 
     picture = load_image(arguments.source) if arguments.source else None
     model = load_model(arguments)
@@ -64,13 +59,33 @@ def run(arguments: argparse.Namespace) -> None:
         not arguments.quiet,
     )
     if picture:
-        inversion = invert_image(model, picture, arguments.prompt, arguments.inversion, *settings)
+        inversion = invert_image(model, picture, arguments.prompt, inversion_for(arguments.inversion), *settings)
     else:
-        inversion = synthesize(model, arguments.prompt, arguments.seed, *settings)
-    again = reconstruct(model, inversion) if arguments.reconstruction else None
-    with atomic(arguments.out) as temporary:
-        inversion.save(temporary)
-    print(arguments.out)
-    if again:
-        write_picture(again, arguments.reconstruction)
-        print(arguments.reconstruction)
+        inversion = synthesize(model, arguments.prompt, seed_for(arguments.seed), *settings)
+    contents: dict[Any, Any] = {arguments.out: inversion.save}
+    if arguments.reconstruction:
+        contents[arguments.reconstruction] = reconstruct(model, inversion)
+    write_together(contents)
+    for path in contents:
+        say(path)
+
+
+def inversion_for(asked: Any) -> Any:
+    """The way of inverting asked for, or the usual one."""
+    return asked or INVERSIONS[0]
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for flags that would change nothing, and for what may not be written."""
+    if arguments.source is None:
+        refuse(arguments, "without a picture", "inversion")
+    else:
+        refuse(arguments, "for a picture: the seed is of one drawn", "seed")
+        if arguments.inversion != "null-text":
+            refuse(arguments, "but for null-text; tell it to `photoswap swap`", "guidance")
+    outputs = [arguments.out]
+    check_file(arguments.out, (".safetensors",))
+    if arguments.reconstruction:
+        check_file(arguments.reconstruction)
+        outputs.append(arguments.reconstruction)
+    check_free(outputs, [arguments.source, arguments.model, arguments.concept], arguments.overwrite)

@@ -14,38 +14,66 @@ examples:
 
 import argparse
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-from photoswap.commands.common import add_common, check_folder, load_model
+from photoswap.commands import arguments as types
+from photoswap.commands.common import add_common, load_model, refuse, seed_for
+from photoswap.commands.outputs import check_folder, check_free, say
+
+MOST_STEPS = 1_000_000  # some thousand times what a concept takes
+MOST_AT_ONCE = 1024  # pictures; a handful at 512 px fill a GPU of 80 GB
+MOST_PICTURES = 10_000  # of the class, where the papers have 200 to 1000
+CONCEPT, CHECKPOINT, SAMPLES = "concept.safetensors", "checkpoint.safetensors", "samples"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `photoswap learn`; those left out take the value that suits the model (train/config.py)."""
-    parser.add_argument("references", nargs="+", type=Path, help="a folder of pictures of the subject, or the pictures")
     parser.add_argument(
-        "--class", dest="class_word", required=True, metavar="WORD", help="what it is: cat, for instance"
+        "references", nargs="+", type=types.path, help="a folder of pictures of the subject, or the pictures"
     )
-    parser.add_argument("--token", default="sks", help="the rare word that will mean it (default: %(default)s)")
+    parser.add_argument(
+        "--class",
+        dest="class_word",
+        type=types.words,
+        required=True,
+        metavar="WORD",
+        help="what it is: cat, for instance",
+    )
+    parser.add_argument(
+        "--token", type=types.words, default="sks", help="the rare word that will mean it (default: %(default)s)"
+    )
     group = parser.add_argument_group("learning")
-    whole: dict[str, Any] = {"type": int, "metavar": "N"}
-    group.add_argument("--steps", help="of the optimizer", **whole)
-    group.add_argument("--batch", help="pictures in one step", **whole)
-    group.add_argument("--accumulate", help="steps of --batch pictures added up before the weights move", **whole)
-    group.add_argument("--learning-rate", type=float, metavar="RATE", help="of AdamW")
+    every = types.whole(0, MOST_STEPS)
+    group.add_argument("--steps", type=types.whole(1, MOST_STEPS), metavar="N", help="of the optimizer")
+    group.add_argument("--batch", type=types.whole(1, MOST_AT_ONCE), metavar="N", help="pictures in one step")
     group.add_argument(
-        "--prior-weight", type=float, metavar="W", help="how much the rest of the class is held on to; 0 for not at all"
+        "--accumulate",
+        type=types.whole(1, MOST_AT_ONCE),
+        metavar="N",
+        help="steps of --batch pictures added up before the weights move",
     )
-    group.add_argument("--class-pictures", help="how many pictures of the class the model draws for that", **whole)
+    group.add_argument("--learning-rate", type=types.number(0, 1, above=True), metavar="RATE", help="of AdamW")
     group.add_argument(
-        "--class-folder", type=Path, metavar="DIR", help="where to keep them for other concepts to share"
+        "--prior-weight",
+        type=types.number(0, 100),
+        metavar="W",
+        help="how much the rest of the class is held on to; 0 for not at all",
     )
-    group.add_argument("--size", type=int, metavar="N", help="side of the squares learnt from")
+    group.add_argument(
+        "--class-pictures",
+        type=types.whole(1, MOST_PICTURES),
+        metavar="N",
+        help="how many pictures of the class the model draws for that",
+    )
+    group.add_argument(
+        "--class-folder", type=types.path, metavar="DIR", help="where to keep them for other concepts to share"
+    )
+    group.add_argument("--size", type=types.whole(8, 2048), metavar="N", help="side of the squares learnt from")
     group.add_argument("--mirror", action=argparse.BooleanOptionalAction, help="learn from mirror images too")
     group.add_argument("--random-crop", action=argparse.BooleanOptionalAction, help="cut another square each time")
     group.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, help="less memory, a third slower")
-    group.add_argument("--sample-every", help="steps between sample pictures in samples/", **whole)
-    group.add_argument("--checkpoint-every", help="steps between checkpoints", **whole)
+    group.add_argument("--sample-every", type=every, metavar="N", help="steps between sample pictures in samples/")
+    group.add_argument("--checkpoint-every", type=every, metavar="N", help="steps between checkpoints")
     group.add_argument("--concept-dtype", choices=("float32", "float16"), help="of concept.safetensors")
     group.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, bit for bit")
     add_common(parser, "concept", "the folder for the concept")
@@ -53,9 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Learn and write the concept."""
-    check_folder(arguments.out)
-    if arguments.dtype == "float16":
-        raise ValueError("steps of the optimizer round to nothing in float16; learn with --dtype bfloat16 or float32")
+    check(arguments)
     from train.data import read_pictures
     from train.dreambooth import CHECKPOINT_FILE, CONCEPT_FILE, learn
 
@@ -70,7 +96,24 @@ def run(arguments: argparse.Namespace) -> None:
         kept = (arguments.out / CHECKPOINT_FILE).is_file()
         goes_on = f"interrupted; what was learnt is in {arguments.out}: the same command with --resume goes on"
         raise KeyboardInterrupt(*[goes_on] * kept) from None
-    print(arguments.out / CONCEPT_FILE)
+    say(arguments.out / CONCEPT_FILE)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for flags that would change nothing, and for what may not be written."""
+    if arguments.dtype == "float16":
+        raise ValueError("steps of the optimizer round to nothing in float16; learn with --dtype bfloat16 or float32")
+    if arguments.prior_weight == 0:
+        refuse(arguments, "with --prior-weight 0, which learns without them", "class_pictures", "class_folder")
+    if arguments.resume and arguments.overwrite:
+        raise ValueError("--resume goes on from what --overwrite would replace; leave one of them out")
+    check_folder(arguments.out)
+    again = arguments.overwrite or arguments.resume
+    if not again and (arguments.out / CHECKPOINT).is_file():
+        raise ValueError(f"{arguments.out} has a run to go on from: say --resume, or --overwrite to begin anew")
+    outputs = [arguments.out / CONCEPT, arguments.out / CHECKPOINT, *sorted((arguments.out / SAMPLES).glob("*.png"))]
+    read = [*arguments.references, arguments.model]
+    check_free(outputs, read, again)
 
 
 def configure(arguments: argparse.Namespace, model: str) -> Any:
@@ -79,5 +122,5 @@ def configure(arguments: argparse.Namespace, model: str) -> Any:
 
     names = {field.name for field in fields(DreamBoothConfig)} - {"class_word"}
     given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
-    given["bfloat16"] = arguments.dtype == "bfloat16"
+    given |= {"bfloat16": arguments.dtype == "bfloat16", "seed": seed_for(arguments.seed)}
     return DreamBoothConfig(arguments.class_word, **{**PRESETS.get(model, {}), **given})

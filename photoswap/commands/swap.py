@@ -28,21 +28,24 @@ import json
 import platform
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from photoswap.commands import arguments as types
 from photoswap.commands.common import (
     GUIDANCE,
     add_common,
     add_sampling,
-    check_folder,
     guidance_for,
     load_model,
+    refuse,
+    seed_for,
     steps_for,
-    write_together,
 )
-from photoswap.commands.invert import add_inversion
+from photoswap.commands.invert import add_inversion, inversion_for
+from photoswap.commands.outputs import check_folder, check_free, say, write_together
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -54,17 +57,26 @@ if TYPE_CHECKING:
     from train.checkpoint import Concept
 
 INVERSION = ".safetensors"
+RESULT, GRID, RECORD = "result.png", "grid.png", "swap.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `photoswap swap`."""
-    parser.add_argument("source", nargs="?", type=Path, help="the picture, or its inversion; without it, one is drawn")
-    parser.add_argument("--prompt", help="what is in the picture (an inversion knows its own)")
-    parser.add_argument("--subject", required=True, metavar="WORDS", help="what in the prompt is to be swapped: dog")
-    parser.add_argument("--target", metavar="WORDS", help="what takes its place (default: the concept's subject)")
-    parser.add_argument("--target-prompt", metavar="PROMPT", help="(default: --prompt, with --target for --subject)")
     parser.add_argument(
-        "--mask", type=Path, metavar="FILE", help="a picture of the source's size, white where it may change"
+        "source", nargs="?", type=types.path, help="the picture, or its inversion; without it, one is drawn"
+    )
+    parser.add_argument("--prompt", type=types.words, help="what is in the picture (an inversion knows its own)")
+    parser.add_argument(
+        "--subject", type=types.words, required=True, metavar="WORDS", help="what in the prompt is to be swapped: dog"
+    )
+    parser.add_argument(
+        "--target", type=types.words, metavar="WORDS", help="what takes its place (default: the concept's subject)"
+    )
+    parser.add_argument(
+        "--target-prompt", type=types.words, metavar="PROMPT", help="(default: --prompt, with --target for --subject)"
+    )
+    parser.add_argument(
+        "--mask", type=types.path, metavar="FILE", help="a picture of the source's size, white where it may change"
     )
     add_inversion(parser)
     group = parser.add_argument_group("the swap")
@@ -77,14 +89,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--fractions",
         nargs=3,
-        type=float,
+        type=types.number(0, 1),
         metavar=("A", "PHI", "M"),
         help="how long to swap, as the released code says it: shares of the steps, M's after phi's (with --preset "
         "official; default: 0.4 0.2 0.3)",
     )
     for name, default in (("phi", 10), ("M", 25), ("A", 20)):
         group.add_argument(
-            f"--{name}", type=int, metavar="N", help=f"lambda of {name}: its steps (default: {default} of 50)"
+            f"--{name}",
+            type=types.whole(0, types.STEPS),
+            metavar="N",
+            help=f"lambda of {name}: its steps (default: {default} of 50)",
         )
     group.add_argument(
         "--align",
@@ -94,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--blend",
-        type=float,
+        type=types.number(0, 1),
         nargs="?",
         const=0.3,
         metavar="SHARE",
@@ -117,7 +132,7 @@ class Prompts:
 
 def run(arguments: argparse.Namespace) -> None:
     """Invert if need be, swap, and write the three files. Every mistake is found before the long part begins."""
-    check_folder(arguments.out)
+    check(arguments)
     from models.images import load_image, load_mask
     from photoswap.inversion import Inversion
     from photoswap.swap import swap
@@ -127,7 +142,9 @@ def run(arguments: argparse.Namespace) -> None:
     inversion = Inversion.load(given) if given and given.suffix == INVERSION else None
     picture = load_image(given) if given and inversion is None else None
     mask = load_mask(arguments.mask) if arguments.mask else None
-    make_plan(arguments, inversion, GUIDANCE)
+    plan = make_plan(arguments, inversion, GUIDANCE)
+    if arguments.M and plan.map <= plan.output:
+        warnings.warn(f"--M {plan.map} changes nothing: phi, {plan.output} steps long, carries M with it", stacklevel=1)
     concept = load_concept(arguments.concept) if arguments.concept else None
     prompts = make_prompts(arguments, inversion, concept)
     start = time.perf_counter()
@@ -151,6 +168,23 @@ def run(arguments: argparse.Namespace) -> None:
         progress=not arguments.quiet,
     )
     write(arguments, inversion, result, timings | result.timings)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for flags that would change nothing, and for what may not be written."""
+    if arguments.source is None:
+        refuse(arguments, "without a picture", "inversion")
+    elif arguments.source.suffix == INVERSION:
+        refuse(arguments, "where there is an inversion already", "inversion", "seed")
+    else:
+        refuse(arguments, "for a picture: the seed is of one drawn", "seed")
+    if arguments.A == 0:
+        refuse(arguments, "with --A 0, which swaps no A", "align")
+    if arguments.fractions is not None:
+        refuse(arguments, "beside --fractions, which says the same", "phi", "M", "A")
+    check_folder(arguments.out)
+    read = [arguments.source, arguments.mask, arguments.model, arguments.concept]
+    check_free([arguments.out / name for name in (RESULT, GRID, RECORD)], read, arguments.overwrite)
 
 
 def make_plan(arguments: argparse.Namespace, inversion: "Inversion | None", guidance_scale: float) -> "SwapPlan":
@@ -208,23 +242,23 @@ def invert(
 
     settings = (plan.steps, plan.guidance_scale, arguments.size, not arguments.quiet)
     if picture is None:
-        return synthesize(model, prompt, arguments.seed, *settings)
-    return invert_image(model, picture, prompt, arguments.inversion, *settings)
+        return synthesize(model, prompt, seed_for(arguments.seed), *settings)
+    return invert_image(model, picture, prompt, inversion_for(arguments.inversion), *settings)
 
 
 def write(
     arguments: argparse.Namespace, inversion: "Inversion", result: "SwapResult", timings: dict[str, float]
 ) -> None:
     """Put the three files into --out, and say so."""
-    record = make_record(arguments, result, timings)
+    record = make_record(arguments, result, timings, inversion.seed)
     files: dict[str, Any] = {
-        "result.png": result.result,
-        "grid.png": make_grid(inversion, result),
-        "swap.json": json.dumps(record, indent=2) + "\n",
+        RESULT: result.result,
+        GRID: make_grid(inversion, result),
+        RECORD: json.dumps(record, indent=2) + "\n",
     }
     write_together({arguments.out / name: content for name, content in files.items()})
     for name in files:
-        print(arguments.out / name)
+        say(arguments.out / name)
 
 
 def make_grid(inversion: "Inversion", result: "SwapResult") -> "Image.Image":
@@ -237,15 +271,17 @@ def make_grid(inversion: "Inversion", result: "SwapResult") -> "Image.Image":
     return grid([source, result.reconstruction, take(result.result, side)], ["source", "reconstruction", "swap"])
 
 
-def make_record(arguments: argparse.Namespace, result: "SwapResult", timings: dict[str, float]) -> dict[str, Any]:
-    """Every setting, timing and seed: enough to repeat the swap, and to know on what it ran."""
+def make_record(
+    arguments: argparse.Namespace, result: "SwapResult", timings: dict[str, float], seed: int | None
+) -> dict[str, Any]:
+    """Every setting, timing and seed (of a drawn source): enough to repeat the swap, and to know on what it ran."""
     import torch
 
     flags = {name: _plain(value) for name, value in vars(arguments).items() if name not in ("run", "command")}
     return {
         "command": arguments.command,
         "arguments": flags,
-        "seed": arguments.seed,
+        "seed": seed,
         "settings": {"preset": arguments.preset, **result.settings},
         "seconds": {stage: round(seconds, 3) for stage, seconds in timings.items()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "platform": sys.platform},

@@ -18,10 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from photoswap.commands.common import DTYPES, add_what_it_is
+from photoswap.commands import arguments as types
+from photoswap.commands.common import DTYPES, add_overwrite, add_what_it_is
+from photoswap.commands.outputs import check_free, say
 
 if TYPE_CHECKING:
     from models.stable_diffusion import StableDiffusion
+
+SHOWN = ("fetch", "verify")  # the actions that show their progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         text = run_action.__doc__ or ""
         action = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
         add(action)
-        action.add_argument("--quiet", action="store_true", help="no progress bars")
+        if name in SHOWN:
+            action.add_argument("--quiet", action="store_true", help="no progress bars")
         action.add_argument("--debug", action="store_true", help="show where an error comes from")
         action.set_defaults(run_action=run_action)
 
@@ -54,7 +59,7 @@ def list_weights(arguments: argparse.Namespace) -> None:
         config = MODELS[name]
         state = "here" if path.exists() else "begun" if path.with_name(f"{path.name}.part").exists() else "not here"
         about = f"{config.noise.prediction:3}  {config.native_size:3} px"
-        print(f"{name:10} {size / 1e9:7.3f} GB  predicts {about}  {state:8}  {path}")
+        say(f"{name:10} {size / 1e9:7.3f} GB  predicts {about}  {state:8}  {path}")
 
 
 def fetch_weights(arguments: argparse.Namespace) -> None:
@@ -62,6 +67,8 @@ def fetch_weights(arguments: argparse.Namespace) -> None:
     from weights.fetch import fetch
     from weights.published import VARIABLE, cache_folder
 
+    if arguments.offline and arguments.mirror:
+        raise ValueError("--offline asks no --mirror; leave one of them out")
     try:
         path = fetch(
             arguments.name,
@@ -72,9 +79,9 @@ def fetch_weights(arguments: argparse.Namespace) -> None:
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; the same command goes on from where it was") from None
-    print(path)
+    say(path)
     if path.parent.absolute() != cache_folder().absolute():
-        print(f"for the other commands to find it there: export {VARIABLE}={path.parent.absolute()}")
+        say(f"for the other commands to find it there: export {VARIABLE}={path.parent.absolute()}")
 
 
 def verify_weights(arguments: argparse.Namespace) -> None:
@@ -85,7 +92,7 @@ def verify_weights(arguments: argparse.Namespace) -> None:
     for file in report.files:
         kinds = ", ".join(str(kind).removeprefix("torch.") for kind in file.dtypes)
         known = f"{file.published} as published" if file.published else "not one of the published files"
-        print(f"{file.path}: {file.tensors} tensors in {kinds}, {file.bytes} bytes, all finite")
+        say(f"{file.path}: {file.tensors} tensors in {kinds}, {file.bytes} bytes, all finite")
         print(f"  SHA-256 {file.sha256}: {known}")
     config = report.config
     told = f"according to {report.by or 'a probe'}; of pure noise it gives back {report.echo:.2f}"
@@ -94,20 +101,25 @@ def verify_weights(arguments: argparse.Namespace) -> None:
 
 def convert_weights(arguments: argparse.Namespace) -> None:
     """Write a checkpoint in either layout, with a concept in it if there is one."""
+    read, target = [arguments.source, arguments.concept], arguments.target
+    if arguments.layout == "folder" and arguments.overwrite:
+        raise ValueError("--overwrite replaces a file, never a folder; leave it out and name a new folder")
+    if arguments.layout == "ldm" and not target.is_dir():
+        check_free([target], read, arguments.overwrite, "another name writes elsewhere")
     import torch
 
     from weights.convert import convert
 
     convert(
         arguments.source,
-        arguments.target,
+        target,
         arguments.layout,
         getattr(torch, arguments.dtype) if arguments.dtype else None,
         arguments.config,
         arguments.prediction,
         _with_concept(arguments.concept),
     )
-    print(arguments.target)
+    say(target)
 
 
 def _with_concept(path: Path | None) -> "Callable[[StableDiffusion], StableDiffusion] | None":
@@ -141,7 +153,7 @@ def _add_fetch(parser: argparse.ArgumentParser) -> None:
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--cache", type=Path, metavar="DIR", help="the folder of checkpoints (default: PHOTOSWAP_WEIGHTS)"
+        "--cache", type=types.path, metavar="DIR", help="the folder of checkpoints (default: PHOTOSWAP_WEIGHTS)"
     )
 
 
@@ -152,7 +164,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a file, a folder, or a name")
-    parser.add_argument("target", metavar="DST", type=Path, help="a new .safetensors file, or a new folder")
+    parser.add_argument("target", metavar="DST", type=types.path, help="a new .safetensors file, or a new folder")
     parser.add_argument(
         "--layout",
         required=True,
@@ -160,7 +172,8 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         help="ldm: the original single file; folder: unet/, vae/, text_encoder/ and what other tools read beside them",
     )
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as they are, bit for bit)")
-    parser.add_argument("--concept", type=Path, metavar="FILE", help="concept.safetensors, to be merged into it")
+    add_overwrite(parser)
+    parser.add_argument("--concept", type=types.path, metavar="FILE", help="concept.safetensors, to be merged into it")
     add_what_it_is(parser)
 
 

@@ -1,0 +1,88 @@
+"""Types of the values on the command line: text in, a checked value out, one sentence for what is out of bounds.
+
+The bounds are generous: they part what somebody may want from what can only be a slip, would never end or would fill
+every memory there is. What a model or a schedule makes of a value is checked where it is used.
+"""
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+STEPS = 1000  # of every published noise schedule, which has no more to sample at
+SIDE, AREA = 4096, 2048 * 2048  # pixels: seven times the area that SD 2.1 was trained on
+SEED = 2**63 - 1  # what torch takes, with room for one seed for each picture
+PROMPT = 10_000  # characters, of which some 300 fit into 77 tokens
+QUOTED = 80  # characters of a value that are said again
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """The type of a whole number from low to high."""
+
+    def convert(text: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,40}", text.strip()) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{quote(text)} is out of bounds; want a whole number, {low}..{high}")
+        return int(text)
+
+    return convert
+
+
+def number(low: float, high: float, above: bool = False) -> Callable[[str], float]:
+    """The type of a finite number from low to high. above: low itself is none."""
+    wanted = f"above {low:g} and up to {high:g}" if above else f"{low:g}..{high:g}"
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or (above and value == low):  # NaN too
+            raise argparse.ArgumentTypeError(f"{quote(text)} is out of bounds; want a number {wanted}")
+        return value
+
+    return convert
+
+
+def size(text: str) -> tuple[int, int]:
+    """ "768" or "768x512" as (width, height)."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(re.fullmatch("[0-9]{1,9}", part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{quote(text)} is no size; want 768 or 768x512")
+    width, height = int(parts[0]), int(parts[-1])
+    if max(width, height) > SIDE or width * height > AREA:
+        raise argparse.ArgumentTypeError(
+            f"{quote(text)} is too large; want sides up to {SIDE} and no more than {AREA} pixels in all"
+        )
+    return width, height
+
+
+def prompt(text: str) -> str:
+    """A text for the model: what could be typed at a terminal, of a length that means something."""
+    if len(text) > PROMPT:
+        raise argparse.ArgumentTypeError(f"{len(text)} characters are no prompt; want at most {PROMPT}")
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in text):
+        raise argparse.ArgumentTypeError(f"{quote(text)} is not in the terminal's encoding; try another locale")
+    return text
+
+
+def words(text: str) -> str:
+    """A prompt, or a part of one, that may not be empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; want a word or more")
+    return prompt(text)
+
+
+def path(text: str) -> Path:
+    """A path, with a home folder for its ~, which no shell expands in --out=~/a.png."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{quote(text)} is no path; want the name of a file or folder")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"there is no home folder for {quote(text)}; write it out") from None
+
+
+def quote(text: str) -> str:
+    """The value in quotation marks, or its beginning if it is long."""
+    return repr(text if len(text) <= QUOTED else f"{text[:QUOTED]}...")
