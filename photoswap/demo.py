@@ -22,7 +22,7 @@ from photoswap.tokens import replace_word
 from train.checkpoint import apply_concept
 from train.config import DreamBoothConfig, preset
 from train.dreambooth import learn
-from train.world import PLACES, SMALL, Look, Picture, Scene, draw
+from train.world import PLACES, SMALL, Look, Rendering, Scene, render
 from weights.atomic import atomic
 
 SUBJECT = Look("cat", "purple", "spotted", "yellow", "scarf", "green")
@@ -40,8 +40,8 @@ class Task:
     subject: Look
     references: list[Image.Image]
     scene: Scene
-    source: Picture
-    truth: Picture
+    source: Rendering
+    truth: Rendering
 
     @property
     def prompt(self) -> str:
@@ -67,7 +67,7 @@ def make_task(seed: int = 0, subject: Look = SUBJECT, source: Look = SOURCE) -> 
     """Draw the references, the same for every seed, and the source and the truth, whose pose and place it says."""
     references, _ = _scenes(0, subject, source)
     _, scene = _scenes(FIRST + seed, subject, source)
-    return Task(subject, [draw(s).image for s in references], scene, draw(scene), draw(scene.with_look(subject)))
+    return Task(subject, [render(s).image for s in references], scene, render(scene), render(scene.with_look(subject)))
 
 
 def _scenes(stream: int, subject: Look, source: Look) -> tuple[list[Scene], Scene]:

@@ -1,5 +1,6 @@
 """train.miniature: the drawn data, the autoencoder, the diffusion, and all of it in a row at a tiny size."""
 
+from dataclasses import replace
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from types import SimpleNamespace
@@ -13,10 +14,10 @@ from torch import nn
 
 from models.vae import Autoencoder
 from train.miniature import autoencoder, data, diffusion, export
-from train.miniature.autoencoder import batch, edges, loss_of, psnr, whiten
-from train.miniature.data import claim, draw_chunk, from_json, load, scene_at, to_json
+from train.miniature.autoencoder import batch, deepened, edges, held_out, loss_of, reconstruction_psnr, whiten
+from train.miniature.data import SHARES, draw_chunk
 from train.miniature.diffusion import Diffusion, Held, Latents, encode, timesteps
-from train.world import FULL, SMALL, caption, draw
+from train.world import caption
 from weights.load import load as load_model
 
 SIDE = 64
@@ -46,65 +47,6 @@ def pictures(count, side=SIDE, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-# Data
-
-
-def test_a_scene_is_its_place_in_the_stream():
-    assert scene_at(SMALL, 0, 5) == scene_at(SMALL, 0, 5)
-    assert len({scene_at(*which) for which in ((SMALL, 0, 5), (SMALL, 0, 6), (SMALL, 1, 5))}) == 3
-    for i in range(20):
-        assert SMALL.unseen(scene_at(SMALL, 0, i, unseen=True).look) and not SMALL.unseen(scene_at(SMALL, 0, i).look)
-
-
-@pytest.mark.parametrize("index", range(5))
-def test_a_scene_survives_json(index):
-    scene = scene_at(FULL, 3, index)
-    line = to_json(scene)
-    assert from_json(line) == scene and "\n" not in line
-    assert draw(from_json(line), 32).image.tobytes() == draw(scene, 32).image.tobytes()
-
-
-def test_a_chunk_is_drawn_and_loaded(tiny, tmp_path):
-    for number in (1, 0):
-        draw_chunk(("small", 7, number, tmp_path))
-    chunks, scenes = load(tmp_path)
-    assert scenes == [scene_at(SMALL, 7, i) for i in range(6)]
-    assert [chunk.shape for chunk in chunks] == [(3, SIDE, SIDE, 3)] * 2
-    assert all(isinstance(chunk, np.memmap) for chunk in chunks)
-    for i, scene in enumerate(scenes):
-        assert np.array_equal(chunks[i // 3][i % 3], np.asarray(draw(scene, SIDE).image))
-
-
-def test_an_interrupted_run_goes_on(tiny, tmp_path, monkeypatch):
-    count = iter(range(5))
-
-    def until_stopped(scene, side):
-        if next(count) == 4:
-            raise KeyboardInterrupt
-        return draw(scene, side)
-
-    draw_chunk(("small", 0, 0, tmp_path))
-    monkeypatch.setattr(data, "draw", until_stopped)
-    draw_chunk(("small", 0, 1, tmp_path))
-    with pytest.raises(KeyboardInterrupt):
-        draw_chunk(("small", 0, 2, tmp_path))
-    (tmp_path / "00002.1234.part.npy").write_bytes(b"half")
-    assert len(load(tmp_path)[1]) == 6
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("0000[01].npy")}
-
-    monkeypatch.setattr(data, "draw", draw)
-    call(monkeypatch, data, out=tmp_path, count=8, workers=2)
-    chunks, scenes = load(tmp_path)
-    assert scenes == [scene_at(SMALL, 0, i) for i in range(9)]  # rounded up to whole chunks
-    assert np.array_equal(chunks[2][2], np.asarray(draw(scenes[8], SIDE).image))
-    assert before == {path: path.stat().st_mtime_ns for path in before}
-
-
-def test_a_folder_without_pictures_says_what_to_do(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no drawn chunks; run python -m train\.miniature\.data"):
-        load(tmp_path)
-
-
 # Autoencoder
 
 
@@ -112,7 +54,9 @@ def test_a_batch_is_of_crops_and_mirrored_crops():
     """Each pixel of this picture says where it is: red its column, green its row, blue which picture."""
     y, x = np.mgrid[:128, :128].astype(np.uint8)
     chunks = [np.stack([np.dstack([x, y, np.full_like(x, 2 * chunk + i)]) for i in (0, 1)]) for chunk in (0, 1)]
-    images = batch(chunks, 64, 64, np.random.default_rng(0))
+    subjects = np.zeros((2, 2, 128, 128), bool)
+    subjects[:, :, 90:100, 20:40] = True
+    images, masks = batch(chunks, [np.packbits(part, axis=-1) for part in subjects], 64, 64, np.random.default_rng(0))
     assert images.shape == (64, 3, 64, 64) and images.dtype == torch.float32
     column, row, which = ((images + 1) * 127.5).round().long().unbind(1)
     assert torch.equal(which, which[:, :1, :1].expand_as(which)) and set(which.flatten().tolist()) == {0, 1, 2, 3}
@@ -120,12 +64,14 @@ def test_a_batch_is_of_crops_and_mirrored_crops():
     steps = column.diff(dim=2)[:, 0, 0]
     assert (column.diff(dim=2) == steps[:, None, None]).all() and set(steps.tolist()) == {1, -1}
     assert (column.amin((1, 2)) % 8 == 0).all()
+    assert torch.equal(masks, (row >= 90) & (row < 100) & (column >= 20) & (column < 40))
+    assert masks.any(2).any(1).float().mean() > 0.6  # three quarters are aimed at it; chance meets it with 0.31
 
 
 def test_a_batch_fills_the_range():
-    images = batch(
-        [np.stack([np.zeros((128, 128, 3), np.uint8), np.full((128, 128, 3), 255, np.uint8)])], 8, 128, rng()
-    )
+    white = np.stack([np.zeros((128, 128, 3), np.uint8), np.full((128, 128, 3), 255, np.uint8)])
+    images, masks = batch([white], [np.zeros((2, 128, 16), np.uint8)], 8, 128, rng())
+    assert not masks.any()
     assert images.min() == -1 and images.max() == 1 and images.shape == (8, 3, 128, 128)
 
 
@@ -179,8 +125,47 @@ def test_psnr_is_of_the_whole_range(error, decibels):
     same = lambda x: x  # noqa: E731
     model = SimpleNamespace(encode=same, mean=same, decode=lambda x: x + error)
     images = torch.zeros(60, 3, 8, 8, dtype=torch.float64)
-    assert psnr(model, images) == pytest.approx(decibels)
-    assert psnr(SimpleNamespace(encode=same, mean=same, decode=lambda x: 5 * x), images + 1) == float("inf")  # clipped
+    assert reconstruction_psnr(model, images) == pytest.approx(decibels)
+    far = SimpleNamespace(encode=same, mean=same, decode=lambda x: 5 * x)
+    assert reconstruction_psnr(far, images + 1) == float("inf")  # clipped
+
+
+def test_the_subject_counts_three_times(device):
+    """An error of one everywhere costs the same with masks and without; one inside the subject costs more."""
+    same = lambda x: x  # noqa: E731
+    images, subjects = torch.zeros(1, 3, 8, 8, device=device), torch.zeros(1, 8, 8, dtype=torch.bool, device=device)
+    subjects[:, :4] = True
+
+    def loss(error, masks):
+        model = SimpleNamespace(
+            encode=same, split=lambda x: (x, torch.full_like(x, -100.0)), decode=lambda x: x + error
+        )
+        return float(loss_of(model, images, torch.Generator(), 0.0, masks)[0])
+
+    inside = subjects[:, None].float()
+    assert loss(1.0, subjects) == pytest.approx(loss(1.0, None)) == pytest.approx(4.5)
+    assert loss(inside, subjects) - loss(1 - inside, subjects) == pytest.approx(4.5 * (0.75 - 0.25))
+
+
+def test_a_deeper_autoencoder_starts_as_the_shallower_one(device):
+    config = replace(tiny_config().vae, res_blocks=1)
+    shallow, deep = (drawn(Autoencoder(replace(config, res_blocks=n)), device, n) for n in (1, 2))
+    deep.load_state_dict(deepened(deep, shallow.state_dict()))
+    images = normal(2, 3, 32, 32, device=device)
+    with torch.no_grad():
+        assert torch.equal(deep.encode(images), shallow.encode(images))
+        assert torch.equal(
+            deep.decode(shallow.mean(deep.encode(images))), shallow.decode(shallow.mean(shallow.encode(images)))
+        )
+    assert sum(p.numel() for p in deep.parameters()) > sum(p.numel() for p in shallow.parameters())
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_what_is_held_out_was_never_trained_on(mixed):
+    images, masks = held_out("small", 12, mixed=mixed)
+    again, _ = held_out("small", 12, mixed=mixed)
+    assert images.shape == (12, 3, 128, 128) and masks.shape == (12, 128, 128) and masks.dtype == torch.bool
+    assert torch.equal(images, again) and (masks.float().mean((1, 2)) > 0.03).all()
 
 
 # Diffusion
@@ -251,18 +236,11 @@ def test_every_picture_is_encoded_with_its_mirror_image(device):
     assert distance(torch.from_numpy(latents[3, 0]), wanted) < 1e-3  # float16 keeps eleven bits
 
 
-def test_a_folder_holds_one_stream(tmp_path):
-    claim(tmp_path / "data", "small", 0)
-    claim(tmp_path / "data", "small", 0)
-    with pytest.raises(ValueError, match="choose another --out"):
-        claim(tmp_path / "data", "small", 1)
-
-
 @pytest.fixture
 def drawn_folder(tiny, tmp_path, device):
     """Two chunks, and an autoencoder."""
     for number in (0, 1):
-        draw_chunk(("small", 0, number, tmp_path))
+        draw_chunk(("small", 0, SHARES, number, tmp_path))
     torch.save(tiny_vae(device).state_dict(), tmp_path / "autoencoder.pt")
     return tmp_path
 
@@ -305,7 +283,7 @@ def test_from_nothing_to_a_checkpoint(tiny, tmp_path, device, monkeypatch, capsy
     monkeypatch.setattr(diffusion, "Held", partial(Held, count=2))
     call(monkeypatch, data, out=tmp_path / "data", count=6, workers=1)
     first = tmp_path / "autoencoder"
-    call(monkeypatch, autoencoder, data=tmp_path / "data", out=first, device=device, steps=4, batch=4, whole=0.5)
+    call(monkeypatch, autoencoder, data=tmp_path / "data", out=first, device=device, steps=4, batch=4, full=0.5)
     assert "held-out looks" in capsys.readouterr().out
     options = {"data": tmp_path / "data", "autoencoder": first / "autoencoder.pt", "out": tmp_path / "diffusion"}
     averages = []

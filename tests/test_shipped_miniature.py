@@ -15,7 +15,7 @@ from photoswap.plan import SwapPlan
 from photoswap.scores import inside, outside, palette_match, psnr
 from photoswap.swap import generate, swap
 from train.miniature.data import WORLDS, scene_at
-from train.world import Look, caption, draw
+from train.world import Look, caption, render
 from weights.load import load
 
 GUIDANCE = 3.0
@@ -37,14 +37,14 @@ def encoded_and_decoded(model, image):
 
 
 def test_the_autoencoder_carries_the_picture_and_the_subject(miniature):
-    pictures = [draw(scene_at(WORLDS["small"], 20_000, i, unseen=True)) for i in range(8)]
+    pictures = [render(scene_at(WORLDS["small"], 20_000, i, unseen=True)) for i in range(8)]
     seen = [encoded_and_decoded(miniature, p.image) for p in pictures]
     assert np.mean([psnr(s, p.image) for s, p in zip(seen, pictures, strict=True)]) > 27
     assert np.mean([psnr(s, p.image, inside(p.mask)) for s, p in zip(seen, pictures, strict=True)]) > 22
 
 
 def test_latents_have_unit_scale(miniature):
-    pictures = torch.stack([to_tensor(draw(scene_at(WORLDS["small"], 20_000, i)).image) for i in range(16)])
+    pictures = torch.stack([to_tensor(render(scene_at(WORLDS["small"], 20_000, i)).image) for i in range(16)])
     with torch.no_grad():
         latents = miniature.encode_image(pictures)
     assert 0.8 < latents.std() < 1.2 and latents.mean().abs() < 0.3
@@ -59,7 +59,7 @@ def test_samples_have_the_colour_that_the_prompt_names(miniature, colour):
     scene = scene_at(WORLDS["small"], 0, 0)
     look = replace(Look("car", colour), second="white")
     scene = replace(scene, place="snow", light="day", pose=replace(scene.pose, x=0.5, size=0.75, floor=0.9))
-    match = {c: palette_match(picture, draw(scene.with_look(replace(look, colour=c))).image, middle) for c in others}
+    match = {c: palette_match(picture, render(scene.with_look(replace(look, colour=c))).image, middle) for c in others}
     assert max(match, key=match.__getitem__) == colour
 
 
@@ -79,7 +79,7 @@ def test_inversions_at_full_guidance(miniature, task):
 def test_the_swap_keeps_the_background_and_brings_the_look(miniature, task):
     """Either swap of attention keeps more of the background than none; which of them keeps more varies by scene."""
     scene = task.scene.with_look(Look("cat", "blue"))
-    truth, source = draw(scene), task.source
+    truth, source = render(scene), task.source
     ground, body = outside([source.mask, truth.mask]), inside(truth.mask)
     words = task.prompt, task.prompt.replace("a cat", "a blue cat")
     base = SwapPlan(guidance_scale=GUIDANCE)

@@ -1,9 +1,10 @@
 """Train the miniature's autoencoder: torchrun --nproc-per-node 2 -m train.miniature.autoencoder --minutes 25
 
 Latent diffusion (arXiv:2112.10752), section 3.1, with what a drawn world needs of its loss: absolute and squared error,
-the error of edges, and a light pull of the latents towards a unit Gaussian. Afterwards the latents are whitened per
-channel and the whitening folded into the 1x1 convolutions around them, so that scale_factor x latent has unit variance
-whatever training left.
+the error of edges, and a light pull of the latents towards a unit Gaussian. Two thirds of what the autoencoder gets
+wrong lies inside the subjects, on a fifth of the area, so most crops are of them and their pixels count three times.
+Afterwards the latents are whitened per channel and the whitening folded into the 1x1 convolutions around them, so that
+scale_factor x latent has unit variance whatever training left.
 """
 
 import argparse
@@ -12,27 +13,43 @@ from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from models.config import MINIATURE
 from models.vae import Autoencoder
-from train.miniature.data import SIZE, WORLDS, load, scene_at
+from train.miniature.data import SIZE, STREAMS, WORLDS, load_chunks, load_masks, mixed_scene_at, scene_at
 from train.miniature.loop import Budget, Trainer, noise
-from train.world import draw
+from train.world import render
 from weights.atomic import atomic
 
+SUBJECT_WEIGHT = 3.0
+AIMED = 0.75  # the share of crops around a point of a subject
 
-def batch(pictures: list[NDArray[np.uint8]], count: int, side: int, rng: np.random.Generator) -> Tensor:
-    """Random pictures or crops of them, half mirrored, (count 3 side side) in [-1, 1]."""
-    chosen = np.empty((count, side, side, 3), np.uint8)
+
+def batch(
+    pictures: list[NDArray[np.uint8]], masks: list[NDArray[np.uint8]], count: int, side: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Random pictures or crops of them, half mirrored, (count 3 side side) in [-1, 1]; the subjects, (count side side).
+
+    Crops start at multiples of 8, as the latents' pixels do. pictures, masks: as load_chunks and load_masks give them.
+    """
+    chosen, subjects = np.empty((count, side, side, 3), np.uint8), np.empty((count, side, side), bool)
+    last = (SIZE - side) // 8
     for i in range(count):
-        chunk = pictures[rng.integers(len(pictures))]
-        y, x = 8 * rng.integers(0, (SIZE - side) // 8 + 1, 2)
-        crop = chunk[rng.integers(len(chunk)), y : y + side, x : x + side]
-        chosen[i] = crop[:, ::-1] if rng.random() < 0.5 else crop
-    return torch.from_numpy(chosen).permute(0, 3, 1, 2).float() / 127.5 - 1
+        chunk = rng.integers(len(pictures))
+        row = rng.integers(len(pictures[chunk]))
+        corner = rng.integers(0, last + 1, 2)
+        subject = np.unpackbits(masks[chunk][row], axis=-1)
+        inside = np.argwhere(subject)
+        if rng.random() < AIMED and len(inside):
+            corner = np.clip(np.round((inside[rng.integers(len(inside))] - side / 2) / 8).astype(int), 0, last)
+        y, x = 8 * corner
+        crop, mask = (part[y : y + side, x : x + side] for part in (pictures[chunk][row], subject))
+        flip = slice(None, None, -1 if rng.random() < 0.5 else 1)
+        chosen[i], subjects[i] = crop[:, flip], mask[:, flip]
+    return torch.from_numpy(chosen).permute(0, 3, 1, 2).float() / 127.5 - 1, torch.from_numpy(subjects)
 
 
 def edges(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,15 +57,36 @@ def edges(images: Tensor) -> tuple[Tensor, Tensor]:
     return images.diff(dim=-1), images.diff(dim=-2)
 
 
-def loss_of(model: Autoencoder, images: Tensor, generator: torch.Generator, kl_weight: float) -> tuple[Tensor, Tensor]:
-    """The training loss and the plain mean squared error of a batch (b 3 h w) in [-1, 1]."""
+def loss_of(
+    model: Autoencoder, images: Tensor, generator: torch.Generator, kl_weight: float, subjects: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The training loss and the plain mean squared error of a batch (b 3 h w) in [-1, 1].
+
+    subjects: where pixels count SUBJECT_WEIGHT times, (b h w); nowhere if not given.
+    """
     mean, log_variance = model.split(model.encode(images))
     drawn = torch.randn(mean.shape, generator=generator).to(mean.device)
-    seen = model.decode(mean + (0.5 * log_variance).exp() * drawn)
-    square = F.mse_loss(seen, images)
-    sharp = sum((F.l1_loss(a, b) for a, b in zip(edges(seen), edges(images), strict=True)), start=square.new_zeros(()))
+    error = model.decode(mean + (0.5 * log_variance).exp() * drawn) - images
+    weight = torch.ones_like(error[:, :1])
+    if subjects is not None:
+        weight += (SUBJECT_WEIGHT - 1) * subjects[:, None].to(error)
+        weight /= weight.mean()
+    seen = (weight * (0.5 * error.abs() + 4 * error**2)).mean()
+    sharp = sum((part.abs().mean() for part in edges(error)), start=error.new_zeros(()))
     kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean()
-    return 0.5 * F.l1_loss(seen, images) + 2 * square + 0.25 * sharp + kl_weight * kl, square
+    return seen + 0.25 * sharp + kl_weight * kl, error.detach().square().mean()
+
+
+def deepened(model: Autoencoder, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A whole state for the model from that of one with fewer residual blocks a level, which computes the same.
+
+    Blocks that `tensors` lacks get the model's own weights and an end of zeros, so that they add nothing at first.
+    """
+    grown = model.state_dict() | tensors
+    for name in grown.keys() - tensors.keys():
+        if ".conv2." in name:
+            grown[name] = torch.zeros_like(grown[name])
+    return grown
 
 
 @torch.no_grad()
@@ -71,7 +109,7 @@ def whiten(model: Autoencoder, images: Tensor) -> None:
 
 
 @torch.no_grad()
-def psnr(model: Autoencoder, images: Tensor, masks: Tensor | None = None) -> float:
+def reconstruction_psnr(model: Autoencoder, images: Tensor, masks: Tensor | None = None) -> float:
     """Mean over pictures of the reconstruction's peak signal-to-noise ratio in dB, within masks (b h w) if given."""
     seen = torch.cat([model.decode(model.mean(model.encode(part))).clamp(-1, 1) for part in images.split(50)])
     error = (seen - images).square().mean(1)
@@ -79,17 +117,32 @@ def psnr(model: Autoencoder, images: Tensor, masks: Tensor | None = None) -> flo
     return float((10 * torch.log10(4 / ((error * weight).sum((1, 2)) / weight.sum((1, 2))))).mean())
 
 
-def held_out(world: str, count: int = 100) -> tuple[Tensor, Tensor]:
-    """Pictures of looks never trained on, (n 3 h w) in [-1, 1], and where their subjects are, (n h w)."""
-    drawn = [draw(scene_at(WORLDS[world], 10_000, i, unseen=True)) for i in range(count)]
+def held_out(
+    world: str, count: int = 100, seed: int = STREAMS["held out"], mixed: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Pictures of looks never trained on, (n 3 h w) in [-1, 1], and where their subjects are, (n h w).
+
+    mixed: of all kinds of scene, instead of one subject each.
+    """
+    scene = mixed_scene_at if mixed else scene_at
+    drawn = [render(scene(WORLDS[world], seed, i, unseen=True), SIZE) for i in range(count)]
     images = torch.from_numpy(np.stack([np.asarray(picture.image) for picture in drawn]))
-    masks = torch.from_numpy(np.stack([np.asarray(picture.mask) > 127 for picture in drawn]))
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1, masks
+    masks = [np.any([np.asarray(mask) > 127 for mask in picture.masks], axis=0) for picture in drawn]
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1, torch.from_numpy(np.stack(masks))
+
+
+def judged(state: dict[str, Tensor], world: str, device: str, count: int = 100) -> str:
+    """What an autoencoder of these weights reaches on held-out looks, as a line to print."""
+    model = Autoencoder(MINIATURE.vae).to(device)
+    model.load_state_dict(state)
+    images, masks = (tensor.to(device) for tensor in held_out(world, count))
+    everywhere, inside = reconstruction_psnr(model, images), reconstruction_psnr(model, images, masks)
+    return f"held-out looks: {everywhere:.2f} dB, in the subject {inside:.2f} dB"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("runs/data"))
+    parser.add_argument("--data", type=Path, nargs="+", default=[Path("runs/data")], help="one or more folders")
     parser.add_argument("--world", choices=WORLDS, default="small", help="the world the data shows, for held-out looks")
     parser.add_argument("--out", type=Path, default=Path("runs/autoencoder"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -98,41 +151,45 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="crops of 64 px in each process")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--kl", type=float, default=1e-4, help="weight of the pull towards a unit Gaussian")
-    parser.add_argument("--whole", type=float, default=0.15, help="share of the run, at its end, on whole pictures")
+    parser.add_argument("--full", type=float, default=0.15, help="share of the run, at its end, on complete pictures")
     parser.add_argument(
         "--freeze-encoder", action="store_true", help="train the decoder alone: latents stay as they are"
     )
-    parser.add_argument("--from", dest="start", type=Path, help="weights to start from")
+    parser.add_argument("--init", type=Path, help="an autoencoder.pt to start from, of as many blocks a level or fewer")
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, keep weights in float32")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
     model = Autoencoder(MINIATURE.vae).to(args.device).to(memory_format=torch.channels_last)
-    if args.start:
-        model.load_state_dict(torch.load(args.start, weights_only=True))
+    if args.init:
+        model.load_state_dict(deepened(model, torch.load(args.init, map_location=args.device, weights_only=True)))
     if args.freeze_encoder:
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)
     trainer = Trainer(model, ("conv_in", "conv_out", "quant_conv"), args.lr, Budget(args.steps, args.minutes), args.out)
-    pictures, _ = load(args.data)
+    (pictures, _), masks = load_chunks(args.data), load_masks(args.data)
     stream = [args.seed, trainer.workers.rank, trainer.budget.step]
     rng, generator = np.random.default_rng(stream), noise(stream)
     running = 0.0
     for step, share in trainer.progress():
-        side, count = (SIZE, max(args.batch // 4, 1)) if share > 1 - args.whole else (64, args.batch)
-        images = batch(pictures, count, side, rng).to(args.device, memory_format=torch.channels_last)
-        loss, square = loss_of(model, images, generator, args.kl)
+        side, count = (SIZE, max(args.batch // 4, 1)) if share > 1 - args.full else (64, args.batch)
+        images, subjects = batch(pictures, masks, count, side, rng)
+        images = images.to(args.device, memory_format=torch.channels_last)
+        with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
+            loss, square = loss_of(model, images, generator, args.kl, subjects.to(args.device))
         trainer.step(loss, share)
         running = running * 0.98 + square.item() * 0.02 if running else square.item()
         if step % 50 == 0:
             trainer.bar.set_postfix_str(f"step {step} psnr {10 * np.log10(4 / running):.2f} dB")
+        if step % 500 == 0 and trainer.workers.rank == 0:
+            tqdm.write(f"step {step} {judged(trainer.ema, args.world, args.device, count=32)}")
     if trainer.workers.rank == 0:
         finished = Autoencoder(MINIATURE.vae).to(args.device)
         finished.load_state_dict(trainer.ema)
         if not args.freeze_encoder:
-            whiten(finished, batch(pictures, 200, SIZE, np.random.default_rng(0)).to(args.device))
-        images, masks = (tensor.to(args.device) for tensor in held_out(args.world))
-        print(f"held-out looks: {psnr(finished, images):.2f} dB, in the subject {psnr(finished, images, masks):.2f} dB")
+            whiten(finished, batch(pictures, masks, 200, SIZE, np.random.default_rng(0))[0].to(args.device))
+        print(judged(finished.state_dict(), args.world, args.device))
         with atomic(args.out / "autoencoder.pt") as place:
             torch.save(finished.state_dict(), place)
 

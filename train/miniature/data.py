@@ -1,13 +1,15 @@
 """Draw the training set: python -m train.miniature.data --out runs/data --count 40000
 
-Pictures are stored as chunks of 1000 in NumPy files beside the scenes they show, one JSON object a line. A chunk that
-is there is not drawn again, so an interrupted run goes on where it was; scene i is the same in any run of that seed.
+Most scenes show one subject, some two, some one that something in front hides in part: --shares says how many. Pictures
+are stored as chunks of 1000 in NumPy files beside the scenes they show, one JSON object a line. A chunk that is there
+is not drawn again, so an interrupted run goes on where it was; scene i is the same in any run of that seed and shares.
 """
 
 import argparse
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -15,45 +17,85 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from train.world import FULL, SMALL, Look, Pose, Scene, World, draw
+from train.world import FULL, SMALL, Front, Look, Pose, Scene, Subject, World, render
+from weights.atomic import atomic
 
 WORLDS: dict[str, World] = {"small": SMALL, "full": FULL}
+KINDS = ("single", "pair", "hidden")
+Shares = tuple[float, ...]
+SHARES: Shares = (0.65, 0.2, 0.15)
 CHUNK = 1000
 SIZE = 128
+STREAMS = {
+    "training": 0,
+    "held out": 10_000,  # the losses and accuracies printed while training
+    "judge": 20_000,
+    "development": 30_000,  # a benchmark's: whatever is tuned is tuned here
+    "test": 40_000,  # a benchmark's: read for a table and for nothing else
+}
 
 
 def scene_at(world: World, seed: int, index: int, unseen: bool = False) -> Scene:
-    """Scene number `index` of a stream; unseen draws from the looks kept out of training."""
+    """Scene number `index` of a stream, of one subject; unseen draws from the looks kept out of training."""
     rng = np.random.default_rng([seed, index])
     return world.scene(rng, world.look(rng, unseen=unseen))
 
 
+def mixed_scene_at(world: World, seed: int, index: int, shares: Shares = SHARES, unseen: bool = False) -> Scene:
+    """Scene number `index` of a stream of all three kinds; a scene of one subject is the one of scene_at.
+
+    shares: how often each of KINDS occurs, adding up to 1.
+    """
+    kind = np.random.default_rng([seed, index, 1]).choice(KINDS, p=shares)
+    rng = np.random.default_rng([seed, index])
+    look = world.look(rng, unseen=unseen)
+    if kind == "pair":
+        return world.pair(rng, look)
+    return world.hidden(rng, look) if kind == "hidden" else world.scene(rng, look)
+
+
 def to_json(scene: Scene) -> str:
     """A scene as one line."""
-    return json.dumps(dataclasses.asdict(scene))
+    return json.dumps(
+        dataclasses.asdict(scene)
+        | {"others": [{"look": dataclasses.asdict(s.look), "pose": dataclasses.asdict(s.pose)} for s in scene.others]}
+    )
 
 
 def from_json(line: str) -> Scene:
     """The inverse of to_json."""
     values = json.loads(line)
-    return Scene(look=Look(**values.pop("look")), pose=Pose(**values.pop("pose")), **values)
+    others = tuple(Subject(Look(**other["look"]), Pose(**other["pose"])) for other in values.pop("others", ()))
+    front = values.pop("front", None)
+    look, pose = Look(**values.pop("look")), Pose(**values.pop("pose"))
+    return Scene(look, pose, others=others, front=Front(**front) if front else None, **values)
 
 
-def draw_chunk(task: tuple[str, int, int, Path]) -> None:
-    """Draw one chunk of (world name, seed, chunk number, folder) and move it into place when whole."""
-    name, seed, number, folder = task
-    scenes = [scene_at(WORLDS[name], seed, number * CHUNK + i) for i in range(CHUNK)]
-    pictures = np.stack([np.asarray(draw(scene, SIZE).image) for scene in scenes])
+def draw_chunk(task: tuple[str, int, Shares, int, Path]) -> None:
+    """Draw one chunk of (world name, seed, shares, chunk number, folder) and move it into place when it is finished."""
+    name, seed, shares, number, folder = task
+    scenes = [mixed_scene_at(WORLDS[name], seed, number * CHUNK + i, shares) for i in range(CHUNK)]
+    drawn = [render(scene, SIZE) for scene in scenes]
+    subjects = [np.any([np.asarray(mask) > 127 for mask in rendering.masks], axis=0) for rendering in drawn]
     stem = folder / f"{number:05d}"
-    partial = stem.with_suffix(f".{os.getpid()}.part.npy")
-    np.save(partial, pictures)
-    stem.with_suffix(".jsonl").write_text("".join(to_json(scene) + "\n" for scene in scenes))
-    os.replace(partial, stem.with_suffix(".npy"))
+    with atomic(stem.with_suffix(".jsonl")) as place:
+        place.write_text("".join(to_json(scene) + "\n" for scene in scenes))
+    with atomic(stem.with_suffix(".masks.npy")) as place:
+        np.save(place, np.packbits(subjects, axis=-1))
+    with atomic(stem.with_suffix(".npy")) as place:  # last: it is what says that the chunk is there
+        np.save(place, np.stack([np.asarray(rendering.image) for rendering in drawn]))
 
 
-def claim(folder: Path, world: str, seed: int) -> None:
-    """Make the folder this stream's own. Raises ValueError when it holds another world's chunks, or another seed's."""
-    note, wanted = folder / "stream.json", {"world": world, "seed": seed}
+def claim(folder: Path, world: str, seed: int, shares: Shares = SHARES) -> None:
+    """Make the folder this stream's own.
+
+    Raises ValueError when it holds chunks of another world, seed or mixture, and when the seed is one that is kept for
+    judging.
+    """
+    kept = {number: name for name, number in STREAMS.items() if name != "training"}
+    if seed in kept:
+        raise ValueError(f"seed {seed} is the stream called {kept[seed]!r}, which is not for training; take another")
+    note, wanted = folder / "stream.json", {"world": world, "seed": seed, "shares": list(shares)}
     folder.mkdir(parents=True, exist_ok=True)
     if not note.exists():
         note.write_text(json.dumps(wanted))
@@ -61,26 +103,52 @@ def claim(folder: Path, world: str, seed: int) -> None:
         raise ValueError(f"{folder} holds {there}, not {wanted}: choose another --out")
 
 
-def load(folder: Path) -> tuple[list[NDArray[np.uint8]], list[Scene]]:
-    """Every finished chunk: memory-mapped pictures (1000 128 128 3), and all scenes in the same order."""
-    files = sorted(path for path in folder.glob("[0-9]*.npy") if ".part" not in path.name)
-    if not files:
-        raise ValueError(f"{folder} holds no drawn chunks; run python -m train.miniature.data --out {folder} first")
+def load_chunks(folders: Path | Sequence[Path]) -> tuple[list[NDArray[np.uint8]], list[Scene]]:
+    """Every finished chunk of one or more folders: memory-mapped pictures (1000 128 128 3), and all scenes in order.
+
+    Raises ValueError naming a folder that holds none.
+    """
+    files = _finished(folders)
     scenes = [from_json(line) for path in files for line in path.with_suffix(".jsonl").read_text().splitlines()]
     return [np.load(path, mmap_mode="r") for path in files], scenes
+
+
+def load_masks(folders: Path | Sequence[Path]) -> list[NDArray[np.uint8]]:
+    """Where the subjects of load_chunks' pictures are, in the same order: memory-mapped, eight pixels a byte."""
+    return [np.load(path.with_suffix(".masks.npy"), mmap_mode="r") for path in _finished(folders)]
+
+
+def _finished(folders: Path | Sequence[Path]) -> list[Path]:
+    """The pictures of every finished chunk."""
+    files: list[Path] = []
+    for folder in [folders] if isinstance(folders, Path) else folders:
+        found = sorted(path for path in folder.glob("[0-9]*.npy") if path.stem.isdigit())
+        if not found:
+            raise ValueError(f"{folder} holds no drawn chunks; run python -m train.miniature.data --out {folder} first")
+        files += found
+    return files
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/data"))
     parser.add_argument("--world", choices=WORLDS, default="small")
-    parser.add_argument("--count", type=int, default=40000, help="pictures, rounded up to whole chunks of 1000")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=40000, help="pictures, rounded up to complete chunks of 1000")
+    parser.add_argument("--seed", type=int, default=STREAMS["training"])
+    parser.add_argument(
+        "--shares", type=float, nargs=3, default=SHARES, metavar=KINDS, help="of the pictures, adding up to 1"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
-    claim(args.out, args.world, args.seed)
+    shares = tuple(args.shares)
+    try:
+        if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"the shares are {shares}; give three that add up to 1")
+        claim(args.out, args.world, args.seed, shares)
+    except ValueError as error:
+        parser.error(str(error))
     chunks = range(-(-args.count // CHUNK))
-    missing = [(args.world, args.seed, i, args.out) for i in chunks if not (args.out / f"{i:05d}.npy").exists()]
+    missing = [(args.world, args.seed, shares, i, args.out) for i in chunks if not (args.out / f"{i:05d}.npy").exists()]
     with Pool(args.workers) as pool:
         for _ in tqdm(pool.imap_unordered(draw_chunk, missing), total=len(missing), unit="chunk"):
             pass

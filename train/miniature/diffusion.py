@@ -22,9 +22,9 @@ from models.tokenizer import Tokenizer
 from models.unet import UNet
 from models.vae import Autoencoder
 from samplers.schedule import Schedule
-from train.miniature.data import SIZE, WORLDS, load, scene_at
+from train.miniature.data import SIZE, WORLDS, load_chunks, scene_at
 from train.miniature.loop import Budget, Trainer, noise
-from train.world import Scene, caption, draw
+from train.world import Scene, caption, render
 
 FORGET = 0.15
 EMPTY = 0.1
@@ -37,7 +37,7 @@ class Latents:
     """
 
     def __init__(self, out: Path, folder: Path, autoencoder: Path, device: str) -> None:
-        pictures, self.scenes = load(folder)
+        pictures, self.scenes = load_chunks(folder)
         digest = hashlib.sha256(autoencoder.read_bytes() + str(folder.resolve()).encode()).hexdigest()[:12]
         path = out / f"latents-{digest}-{len(self.scenes)}.npy"
         if not path.exists():
@@ -94,7 +94,7 @@ class Held:
         model = Autoencoder(MINIATURE.vae)
         model.load_state_dict(torch.load(autoencoder, map_location="cpu", weights_only=True))
         scenes: list[Scene] = [scene_at(WORLDS[world], 10_000, i, unseen=True) for i in range(count)]
-        pictures = np.stack([np.asarray(draw(scene, SIZE).image) for scene in scenes])
+        pictures = np.stack([np.asarray(render(scene, SIZE).image) for scene in scenes])
         generator = torch.Generator().manual_seed(0)
         self.latents = torch.from_numpy(encode(model, pictures)[:, 0]).float().to(device)
         self.tokens = Tokenizer()([caption(scene) for scene in scenes]).to(device)

@@ -2,23 +2,29 @@
 
 from train.world.backgrounds import PLACES
 from train.world.body import Pose
-from train.world.render import Picture, draw
-from train.world.scene import ACCESSORIES, COLOURS, FULL, PATTERNS, SMALL, Look, Scene, World, caption
+from train.world.captions import caption
+from train.world.fronts import FRONTS, Front
+from train.world.render import Rendering, render
+from train.world.sampling import FULL, SMALL, World
+from train.world.scene import ACCESSORIES, COLOURS, PATTERNS, Look, Scene, Subject
 from train.world.species import SPECIES
 
 __all__ = [
     "ACCESSORIES",
     "COLOURS",
+    "FRONTS",
     "FULL",
     "PATTERNS",
     "PLACES",
     "SMALL",
     "SPECIES",
+    "Front",
     "Look",
-    "Picture",
     "Pose",
+    "Rendering",
     "Scene",
+    "Subject",
     "World",
     "caption",
-    "draw",
+    "render",
 ]

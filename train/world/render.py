@@ -1,4 +1,4 @@
-"""Drawing a scene: the place, a shadow, the posed subject in its coat, then the light over all of it.
+"""Drawing a scene: the place, shadows, the posed subjects in their coats, what is in front, then light over all of it.
 
 Everything is drawn three times too large and averaged down, which is what makes the edges smooth and the mask soft.
 """
@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from train.world.backgrounds import LIGHTS, paint
 from train.world.body import Body, Part, Pose
+from train.world.fronts import cover
 from train.world.scene import COLOURS, Look, Scene
 from train.world.shapes import Points, blob, ellipse, limb
 from train.world.species import SPECIES
@@ -41,26 +42,55 @@ FIXED = {
 }
 
 
-class Picture(NamedTuple):
-    """A drawn scene: image RGB, and mask L with 255 where the subject (accessory included) covers a pixel."""
+class Rendering(NamedTuple):
+    """A drawn scene: image RGB, and for each subject a mask L, 255 where it (accessory included) covers a pixel."""
 
     image: Image.Image
-    mask: Image.Image
+    masks: tuple[Image.Image, ...]
+
+    @property
+    def mask(self) -> Image.Image:
+        """Where the first subject is."""
+        return self.masks[0]
 
 
-def draw(scene: Scene, size: int = 128) -> Picture:
-    """Draw a scene, size x size pixels. The same scene gives the same bytes."""
+class Figure(NamedTuple):
+    """A subject ready to be painted: its body and where that goes, and which material covers each pixel."""
+
+    look: Look
+    body: Body
+    to_picture: "Placement"
+    labels: NDArray[np.uint8]
+
+
+def render(scene: Scene, size: int = 128) -> Rendering:
+    """Draw a scene, size x size pixels. The same scene gives the same bytes.
+
+    Masks are of what is seen: a nearer subject and what is in front are taken out of those behind.
+    """
     side = size * SUPERSAMPLING
-    place = np.asarray(paint(scene.place, scene.horizon, scene.variation, side), dtype=np.float32)
-    body = SPECIES[scene.look.species](scene.pose)
-    to_picture = _placement(body, scene.pose, side)
-    labels = _labels([*body.parts, *_worn(body, scene.look)], to_picture, side)
-    canvas = _shadowed(place, body, to_picture, side)
-    _colour(canvas, labels, scene.look, to_picture)
+    canvas = np.asarray(paint(scene.place, scene.horizon, scene.variation, side), dtype=np.float32)
+    figures = [_figure(look, pose, side) for look, pose in scene.subjects]
+    for figure in figures:
+        canvas = _shadowed(canvas, figure.body, figure.to_picture, side)
+    owner = np.zeros((side, side), np.uint8)  # 0 nobody, else the number of the subject counted from 1
+    for i in sorted(range(len(figures)), key=lambda i: scene.subjects[i].pose.floor):
+        _colour(canvas, figures[i].labels, figures[i].look, figures[i].to_picture)
+        owner[figures[i].labels > 0] = i + 1
+    if scene.front:
+        covering = np.asarray(cover(scene.front, side))
+        hidden = covering[..., 3] > 0
+        canvas[hidden], owner[hidden] = covering[hidden][:, :3], 0
     canvas *= np.array(LIGHTS[scene.light][1], dtype=np.float32)
     image = Image.fromarray(np.clip(canvas + 0.5, 0, 255).astype(np.uint8)).reduce(SUPERSAMPLING)
-    mask = Image.fromarray(((labels > 0) * 255).astype(np.uint8)).reduce(SUPERSAMPLING)
-    return Picture(image, mask)
+    masks = (Image.fromarray(((owner == i + 1) * 255).astype(np.uint8)) for i in range(len(figures)))
+    return Rendering(image, tuple(mask.reduce(SUPERSAMPLING) for mask in masks))
+
+
+def _figure(look: Look, pose: Pose, side: int) -> Figure:
+    body = SPECIES[look.species](pose)
+    to_picture = _placement(body, pose, side)
+    return Figure(look, body, to_picture, _labels([*body.parts, *_worn(body, look)], to_picture, side))
 
 
 class Placement(NamedTuple):

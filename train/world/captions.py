@@ -1,0 +1,35 @@
+"""How a scene is described: the captions that a network trained on the world understands."""
+
+import numpy as np
+
+from train.world.backgrounds import LIGHTS, PLACES
+from train.world.scene import Look, Scene
+
+
+def caption(scene: Scene, rng: np.random.Generator | None = None, forget: float = 0.0) -> str:
+    """ "a photo of a striped red and white cat with a blue scarf on a wooden floor at night".
+
+    Two subjects are joined by "and", the first at left; what is in front follows them: "behind a fence". With rng, each
+    attribute is left out with probability `forget`, so that a bare "cat" means any cat: what is not said is what a
+    concept is free to bind. Species and what is in front are always said.
+    """
+
+    def said(text: str) -> str:
+        return "" if rng is not None and rng.random() < forget else text
+
+    def described(look: Look) -> str:
+        pattern = "" if look.pattern == "plain" else said(look.pattern)
+        second = f" and {look.second}" if pattern and said("x") else ""
+        colour = said(look.colour + second)
+        worn = said(f"with {_a(f'{look.accessory_colour} {look.accessory}')}") if look.accessory else ""
+        noun = " ".join(word for word in (pattern, colour, look.species) if word)
+        return f"{_a(noun)} {worn}".strip()
+
+    subjects = " and ".join([described(subject.look) for subject in scene.subjects])
+    front = f"behind {_a(scene.front.name)}" if scene.front else ""
+    place, light = said(PLACES[scene.place][0]), said(LIGHTS[scene.light][0])
+    return " ".join(part for part in (f"a photo of {subjects}", front, place, light) if part)
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
