@@ -20,7 +20,7 @@ from photoswap.scores import inside, outside, palette_match, psnr
 from photoswap.swap import SwapResult, swap
 from photoswap.tokens import replace_word
 from train.checkpoint import apply_concept
-from train.config import DreamBoothConfig, preset
+from train.config import DreamBoothConfig, dreambooth_config
 from train.dreambooth import learn
 from train.world import PLACES, SMALL, Look, Rendering, Scene, render
 from weights.atomic import atomic
@@ -80,7 +80,7 @@ def _scenes(stream: int, subject: Look, source: Look) -> tuple[list[Scene], Scen
 
 def learning(seed: int, subject: Look) -> DreamBoothConfig:
     """How the demo learns: the miniature's preset."""
-    return preset("miniature", subject.species, seed=seed)
+    return dreambooth_config("miniature", subject.species, seed=seed)
 
 
 def swap_in(

@@ -92,34 +92,45 @@ def test_a_centre_crop_is_the_models_own_encoding(model, sample):
     with torch.no_grad():
         wanted = model.encode_image(image, generator() if sample else None)[0].cpu()
     # batches of one and two pictures may round differently
-    torch.testing.assert_close(examples.draw(1, generator()), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(examples.latents(1, generator()), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_centre_crop_is_encoded_once(model):
     calls = []
     handle = model.vae.encoder.register_forward_hook(lambda *_: calls.append(1))
     examples = CentreCrops(model, [picture(0), picture(1)], SIZE)
-    first, second = (examples.draw(0, g) for g in (generator(1), generator(2)))
+    first, second = (examples.latents(0, g) for g in (generator(1), generator(2)))
     handle.remove()
     assert len(calls) == 1
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("crops", [CentreCrops, RandomCrops])
+def test_the_resampling_is_the_one_asked_for(model, crops):
+    """A square picture twice as large: every crop is all of it, so only the filter decides."""
+    for name, kernel in {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}.items():
+        wanted = picture(3, 2 * SIZE, 2 * SIZE).resize((SIZE, SIZE), kernel)
+        found = crops(model, [picture(3, 2 * SIZE, 2 * SIZE)], SIZE, False, name)
+        with torch.no_grad():
+            latents = model.encode_image(to_tensor(wanted)[None])[0].cpu()
+        assert torch.equal(found.latents(0, generator()), latents), name
 
 
 @pytest.mark.parametrize("size", [(96, 80), (70, 200), (SIZE, SIZE), (20, 33)])
 def test_a_random_crop_is_a_square_of_the_picture(model, size):
     examples = RandomCrops(model, [picture(0, *size)], SIZE, sample=False)
     assert min(examples.images[0].shape[1:]) == SIZE
-    crops = [examples.draw(0, generator(seed)) for seed in range(6)]
+    crops = [examples.latents(0, generator(seed)) for seed in range(6)]
     assert crops[0].shape == (4, SIZE // 8, SIZE // 8)
     assert crops[0].dtype == torch.float32 and crops[0].device.type == "cpu"
-    assert torch.equal(crops[0], examples.draw(0, generator(0)))
+    assert torch.equal(crops[0], examples.latents(0, generator(0)))
     assert all(torch.equal(crops[0], crop) for crop in crops) == (size[0] == size[1])
 
 
 def test_random_crops_reach_every_offset(model):
     examples = RandomCrops(model, [picture(0, SIZE + 2, SIZE)], SIZE, sample=False)
     g = generator()
-    found = {examples.draw(0, g).numpy().tobytes() for _ in range(30)}
+    found = {examples.latents(0, g).numpy().tobytes() for _ in range(30)}
     assert len(found) == 3
 
 
@@ -129,33 +140,33 @@ def stream(model, count: int = 3, seed: int = 5) -> Stream:
 
 def test_every_picture_comes_once_a_round(model):
     s = stream(model)
-    means = [s.examples.draw(i, generator()) for i in range(3)]
-    rows = s.draw(9).x0
+    means = [s.examples.latents(i, generator()) for i in range(3)]
+    rows = s.next_rows(9).x0
     order = [next(i for i in range(3) if torch.equal(means[i], row)) for row in rows]
     assert [sorted(order[i : i + 3]) for i in (0, 3, 6)] == [[0, 1, 2]] * 3
 
 
 def test_rows_are_noise_and_timesteps_of_the_whole_range(model):
-    rows = stream(model).draw(400)
+    rows = stream(model).next_rows(400)
     assert rows.eps.shape == rows.x0.shape == (400, 4, 8, 8) and rows.t.shape == (400,)
     assert rows.t.dtype == torch.long and 0 <= rows.t.min() < 20 and 980 < rows.t.max() < 1000
     assert abs(rows.eps.mean()) < 0.02 and abs(rows.eps.std() - 1) < 0.02  # 102400 numbers: 6 standard errors
 
 
 def test_batching_changes_no_row(model):
-    together, apart = stream(model).draw(4), stream(model)
-    for whole, *parts in zip(together, *(apart.draw(1) for _ in range(4)), strict=True):
+    together, apart = stream(model).next_rows(4), stream(model)
+    for whole, *parts in zip(together, *(apart.next_rows(1) for _ in range(4)), strict=True):
         assert torch.equal(whole, torch.cat(parts))
 
 
 def test_a_stream_goes_on_bit_for_bit(model):
     first = stream(model)
-    first.draw(4)
+    first.next_rows(4)
     state = first.state()
-    wanted = first.draw(5)
+    wanted = first.next_rows(5)
     second = stream(model, seed=99)
     second.restore(state)
-    assert all(torch.equal(a, b) for a, b in zip(wanted, second.draw(5), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(wanted, second.next_rows(5), strict=True))
 
 
 def test_the_digest_tells_pictures_apart(model):

@@ -10,9 +10,9 @@ from tiny_model import tiny_model
 
 import train.prior
 from models.images import load_image
-from train.prior import Drawing, class_pictures, draw
+from train.prior import SampleSettings, class_pictures, sample_pictures
 
-DRAWING = Drawing(size=64, steps=2, guidance_scale=2.0)
+SETTINGS = SampleSettings(size=64, steps=2, guidance_scale=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,11 @@ def drawn(monkeypatch):
     """The indices that were really drawn."""
     indices = []
 
-    def spy(model, prompt, drawing, chunk):
+    def spy(model, prompt, settings, chunk):
         indices.extend(chunk)
-        return draw(model, prompt, drawing, chunk)
+        return sample_pictures(model, prompt, settings, chunk)
 
-    monkeypatch.setattr(train.prior, "draw", spy)
+    monkeypatch.setattr(train.prior, "sample_pictures", spy)
     return indices
 
 
@@ -41,8 +41,8 @@ def pixels(pictures: list[Image.Image]) -> np.ndarray:
 
 
 def test_a_picture_is_its_seed_whatever_it_is_drawn_with(model):
-    together = pixels(draw(model, "a cat", DRAWING, (0, 1)))
-    alone = pixels(draw(model, "a cat", replace(DRAWING, seed=1)))
+    together = pixels(sample_pictures(model, "a cat", SETTINGS, (0, 1)))
+    alone = pixels(sample_pictures(model, "a cat", replace(SETTINGS, seed=1)))
     assert together.shape == (2, 64, 64, 3)
     assert np.abs(together[1] - alone[0]).max() <= 1  # another batch may round to the neighbouring level
     assert np.abs(together[0] - together[1]).max() > 20
@@ -50,80 +50,81 @@ def test_a_picture_is_its_seed_whatever_it_is_drawn_with(model):
 
 def test_guidance_and_prompt_make_a_difference(model):
     pictures = [
-        draw(model, prompt, replace(DRAWING, guidance_scale=scale))[0]
-        for prompt, scale in [("a cat", 1.0), ("a cat", 7.5), ("a house", 1.0)]
+        sample_pictures(model, prompt, replace(SETTINGS, guidance_scale=scale))[0]
+        for prompt, scale in [("a cat", 1.0), ("a cat", 2.0), ("a cat", 7.5), ("a house", 1.0)]
     ]
-    assert len({picture.tobytes() for picture in pictures}) == 3
+    assert len({picture.tobytes() for picture in pictures}) == 4
 
 
 def test_drawing_leaves_no_trace(model):
     state = torch.get_rng_state()
-    draw(model, "a cat", DRAWING)
+    sample_pictures(model, "a cat", SETTINGS)
     assert torch.equal(state, torch.get_rng_state())
     assert all(p.grad is None for p in model.unet.parameters())
 
 
 def test_pictures_are_drawn_once_and_more_are_added(model, tmp_path, drawn):
-    first = class_pictures(model, "a cat", 3, DRAWING, tmp_path, batch=2, progress=False)
+    first = class_pictures(model, "a cat", 3, SETTINGS, tmp_path, batch=2, progress=False)
     assert drawn == [0, 1, 2]
-    again = class_pictures(model, "a cat", 3, DRAWING, tmp_path, progress=False)
+    again = class_pictures(model, "a cat", 3, SETTINGS, tmp_path, progress=False)
     assert drawn == [0, 1, 2]
     assert np.array_equal(pixels(first), pixels(again))
-    more = class_pictures(model, "a cat", 5, DRAWING, tmp_path, progress=False)
+    more = class_pictures(model, "a cat", 5, SETTINGS, tmp_path, progress=False)
     assert drawn == [0, 1, 2, 3, 4]
     assert np.array_equal(pixels(more[:3]), pixels(first))
 
 
 def test_a_damaged_picture_is_drawn_again(model, tmp_path, drawn):
-    class_pictures(model, "a cat", 2, DRAWING, tmp_path, progress=False)
+    class_pictures(model, "a cat", 2, SETTINGS, tmp_path, progress=False)
     file = next(tmp_path.glob("*/0001.png"))
     file.write_bytes(file.read_bytes()[:100])
-    class_pictures(model, "a cat", 2, DRAWING, tmp_path, progress=False)
+    class_pictures(model, "a cat", 2, SETTINGS, tmp_path, progress=False)
     assert drawn == [0, 1, 1]
     assert load_image(file).size == (64, 64)
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(model, tmp_path, monkeypatch, drawn):
-    spy = train.prior.draw
+    spy = train.prior.sample_pictures
 
-    def stop(model, prompt, drawing, chunk):
+    def stop(model, prompt, settings, chunk):
         if 2 in chunk:
             raise KeyboardInterrupt
-        return spy(model, prompt, drawing, chunk)
+        return spy(model, prompt, settings, chunk)
 
-    monkeypatch.setattr(train.prior, "draw", stop)
+    monkeypatch.setattr(train.prior, "sample_pictures", stop)
     with pytest.raises(KeyboardInterrupt):
-        class_pictures(model, "a cat", 4, DRAWING, tmp_path, batch=1, progress=False)
-    monkeypatch.setattr(train.prior, "draw", spy)
-    class_pictures(model, "a cat", 4, DRAWING, tmp_path, batch=1, progress=False)
+        class_pictures(model, "a cat", 4, SETTINGS, tmp_path, batch=1, progress=False)
+    monkeypatch.setattr(train.prior, "sample_pictures", spy)
+    class_pictures(model, "a cat", 4, SETTINGS, tmp_path, batch=1, progress=False)
     assert drawn == [0, 1, 2, 3]
 
 
 def test_another_model_prompt_or_way_of_drawing_has_its_own_pictures(model, tmp_path, drawn):
     others = [
-        (model, "a cat", DRAWING),
-        (model, "a dog", DRAWING),
-        (model, "a cat", replace(DRAWING, steps=3)),
-        (model, "a cat", replace(DRAWING, seed=9)),
-        (model, "a cat", replace(DRAWING, guidance_scale=3.0)),
+        (model, "a cat", SETTINGS),
+        (model, "a dog", SETTINGS),
+        (model, "a cat", replace(SETTINGS, steps=3)),
+        (model, "a cat", replace(SETTINGS, seed=9)),
+        (model, "a cat", replace(SETTINGS, guidance_scale=3.0)),
+        (model, "a cat", replace(SETTINGS, bfloat16=True)),
     ]
     for kind in others:
         class_pictures(kind[0], kind[1], 1, kind[2], tmp_path, progress=False)
     with torch.no_grad():
         model.unet.conv_in.bias[0] += 1
-    class_pictures(*others[0][:2], 1, DRAWING, tmp_path, progress=False)
+    class_pictures(*others[0][:2], 1, SETTINGS, tmp_path, progress=False)
     with torch.no_grad():
         model.unet.conv_in.bias[0] -= 1
-    assert len(drawn) == len(list(tmp_path.iterdir())) == 6
+    assert len(drawn) == len(list(tmp_path.iterdir())) == 7
 
 
 def test_without_a_folder_nothing_is_kept(model, tmp_path, monkeypatch, drawn):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        class_pictures(model, "a cat", 1, DRAWING, progress=False)
+        class_pictures(model, "a cat", 1, SETTINGS, progress=False)
     assert drawn == [0, 0] and not list(tmp_path.iterdir())
 
 
 def test_a_size_the_model_cannot_draw_is_refused(model):
     with pytest.raises(ValueError, match="multiple of 64"):
-        draw(model, "a cat", replace(DRAWING, size=100))
+        sample_pictures(model, "a cat", replace(SETTINGS, size=100))

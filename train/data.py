@@ -14,15 +14,17 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from models.images import fit, load_image, to_tensor, upright
+from models.images import load_image, to_tensor, upright
 from models.stable_diffusion import StableDiffusion
 from models.vae import Autoencoder
+from train.config import Resampling
 
-Picture: TypeAlias = str | Path | Image.Image
+PictureSource: TypeAlias = str | Path | Image.Image
+FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}
 PIXELS_AT_ONCE = 2**20  # of pictures in one call of the encoder: one at 768 px, four at 512
 
 
-def read_pictures(references: Picture | Sequence[Picture]) -> list[Image.Image]:
+def read_pictures(references: PictureSource | Sequence[PictureSource]) -> list[Image.Image]:
     """The pictures of a folder, a file or a sequence of files and pictures; upright and RGB.
 
     Of a folder every file is read in the order of names, but hidden ones and sub-folders. Raises ValueError when there
@@ -48,11 +50,11 @@ def mirrored(pictures: Sequence[Image.Image]) -> list[Image.Image]:
 
 
 class Examples(Protocol):
-    """Pictures as latents, ready to draw from."""
+    """Pictures as latents, by index."""
 
     def __len__(self) -> int: ...
 
-    def draw(self, index: int, generator: torch.Generator) -> Tensor:
+    def latents(self, index: int, generator: torch.Generator) -> Tensor:
         """Scaled latents (c h w) of one picture, float32 on the CPU."""
         ...
 
@@ -62,12 +64,19 @@ class Examples(Protocol):
 
 
 class CentreCrops:
-    """The middle square of each picture, encoded once; a draw takes its noise from the Gaussian (or the mean)."""
+    """The middle square of each picture, encoded once; each time other latents from its Gaussian (or the mean)."""
 
-    def __init__(self, model: StableDiffusion, pictures: Sequence[Image.Image], size: int, sample: bool = True) -> None:
+    def __init__(
+        self,
+        model: StableDiffusion,
+        pictures: Sequence[Image.Image],
+        size: int,
+        sample: bool = True,
+        resampling: Resampling = "lanczos",
+    ) -> None:
         """size: side in pixels, a multiple of the autoencoder's factor. sample: False takes the mean of the latents."""
         self.vae, self.sample = model.vae, sample
-        images = torch.stack([to_tensor(fit(picture, (size, size))) for picture in pictures])
+        images = torch.stack([to_tensor(_middle(picture, size, resampling)) for picture in pictures])
         chunks = images.split(max(1, PIXELS_AT_ONCE // size**2))
         self.moments = torch.cat([_encode(model, chunk) for chunk in chunks])
         self._digest = _hash([images])
@@ -75,7 +84,7 @@ class CentreCrops:
     def __len__(self) -> int:
         return len(self.moments)
 
-    def draw(self, index: int, generator: torch.Generator) -> Tensor:
+    def latents(self, index: int, generator: torch.Generator) -> Tensor:
         return _latents(self.vae, self.moments[index : index + 1], generator if self.sample else None)
 
     def digest(self) -> str:
@@ -83,17 +92,24 @@ class CentreCrops:
 
 
 class RandomCrops:
-    """Another square of a picture at every draw, as wide as the picture's shorter side; encoded each time."""
+    """Another square of a picture each time, as wide as the picture's shorter side; encoded each time."""
 
-    def __init__(self, model: StableDiffusion, pictures: Sequence[Image.Image], size: int, sample: bool = True) -> None:
+    def __init__(
+        self,
+        model: StableDiffusion,
+        pictures: Sequence[Image.Image],
+        size: int,
+        sample: bool = True,
+        resampling: Resampling = "lanczos",
+    ) -> None:
         """As for CentreCrops."""
         self.model, self.size, self.sample = model, size, sample
-        self.images = [to_tensor(_shorter_side(picture, size)) for picture in pictures]
+        self.images = [to_tensor(_shorter_side(picture, size, resampling)) for picture in pictures]
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def draw(self, index: int, generator: torch.Generator) -> Tensor:
+    def latents(self, index: int, generator: torch.Generator) -> Tensor:
         image = self.images[index]
         room = [side - self.size + 1 for side in image.shape[1:]]
         top, left = (int(torch.randint(places, (), generator=generator)) for places in room)
@@ -104,11 +120,16 @@ class RandomCrops:
         return _hash(self.images)
 
 
-def _shorter_side(picture: Image.Image, size: int) -> Image.Image:
-    """The picture resized so that its shorter side is `size`; bilinear, as published."""
+def _middle(picture: Image.Image, size: int, resampling: Resampling) -> Image.Image:
+    """The middle square of the picture, resized."""
+    return picture if picture.size == (size, size) else ImageOps.fit(picture, (size, size), FILTERS[resampling])
+
+
+def _shorter_side(picture: Image.Image, size: int, resampling: Resampling) -> Image.Image:
+    """The picture resized so that its shorter side is `size`."""
     scale = size / min(picture.size)
     width, height = (max(size, round(side * scale)) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.BILINEAR)
+    return picture.resize((width, height), FILTERS[resampling])
 
 
 @torch.no_grad()
@@ -157,14 +178,14 @@ class Stream:
         self.generator = torch.Generator().manual_seed(seed)
         self.queue: list[int] = []
 
-    def draw(self, count: int) -> Rows:
+    def next_rows(self, count: int) -> Rows:
         """The next `count` rows."""
         return Rows(*(torch.stack(column) for column in zip(*(self._row() for _ in range(count)), strict=True)))
 
     def _row(self) -> tuple[Tensor, Tensor, Tensor]:
         if not self.queue:
             self.queue = torch.randperm(len(self.examples), generator=self.generator).tolist()
-        x0 = self.examples.draw(self.queue.pop(0), self.generator)
+        x0 = self.examples.latents(self.queue.pop(0), self.generator)
         eps = torch.randn(x0.shape, generator=self.generator)
         return x0, eps, torch.randint(self.train_steps, (), generator=self.generator)
 

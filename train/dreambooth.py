@@ -22,9 +22,9 @@ from tqdm import tqdm
 from models.stable_diffusion import StableDiffusion
 from train.checkpoint import CHECKPOINT, Concept, fill, read, save_concept, write
 from train.config import FREE, DreamBoothConfig
-from train.data import CentreCrops, Examples, Picture, RandomCrops, Stream, mirrored, read_pictures
-from train.learner import Learner, learning
-from train.prior import Drawing, class_pictures, draw
+from train.data import CentreCrops, Examples, PictureSource, RandomCrops, Stream, mirrored, read_pictures
+from train.learner import Learner, learning_networks
+from train.prior import SampleSettings, class_pictures, sample_pictures
 from weights import fingerprint
 from weights.atomic import atomic
 from weights.load import networks_of
@@ -50,7 +50,7 @@ class Watch:
 
 def learn(
     model: StableDiffusion,
-    references: Picture | Sequence[Picture],
+    references: PictureSource | Sequence[PictureSource],
     config: DreamBoothConfig,
     out: str | Path | None = None,
     *,
@@ -79,7 +79,7 @@ def learn(
     about = {"base": fingerprint(model), "pictures": examples.digest(), "settings": {**config.settings(), "size": size}}
     saved = _saved(watch.folder, about, config.steps) if resume else None
     classes = _classes(model, config, size, watch, class_folder) if config.prior_weight else None
-    with _lent(model, config):
+    with _ready_to_learn(model, config):
         learner = Learner(model, config, Stream(examples, model.schedule.train_steps, config.seed), classes)
         if saved is not None:
             learner.restore(*saved)
@@ -105,7 +105,8 @@ def _check(model: StableDiffusion, size: int) -> None:
 
 def _examples(model: StableDiffusion, config: DreamBoothConfig, size: int, pictures: Sequence[Image.Image]) -> Examples:
     pictures = mirrored(pictures) if config.mirror else pictures
-    return (RandomCrops if config.random_crop else CentreCrops)(model, pictures, size, config.sample_latents)
+    crops = RandomCrops if config.random_crop else CentreCrops
+    return crops(model, pictures, size, config.sample_latents, config.resampling)
 
 
 def _classes(
@@ -117,7 +118,7 @@ def _classes(
         model,
         config.class_text,
         config.class_pictures,
-        _drawing(config, size),
+        _sample_settings(config, size),
         home,
         batch=config.class_batch,
         progress=watch.progress,
@@ -126,8 +127,8 @@ def _classes(
     return Stream(examples, model.schedule.train_steps, config.seed + 1)
 
 
-def _drawing(config: DreamBoothConfig, size: int) -> Drawing:
-    return Drawing(size, config.class_steps, config.class_guidance, config.seed)
+def _sample_settings(config: DreamBoothConfig, size: int) -> SampleSettings:
+    return SampleSettings(size, config.class_steps, config.class_guidance, config.seed, config.bfloat16)
 
 
 def _saved(folder: Path | None, about: Mapping[str, Any], steps: int) -> tuple[dict[str, Tensor], int]:
@@ -150,9 +151,9 @@ def _saved(folder: Path | None, about: Mapping[str, Any], steps: int) -> tuple[d
 
 
 @contextmanager
-def _lent(model: StableDiffusion, config: DreamBoothConfig) -> Iterator[None]:
+def _ready_to_learn(model: StableDiffusion, config: DreamBoothConfig) -> Iterator[None]:
     """The model, ready to learn; afterwards weights, gradients and flags are again as they were."""
-    parts = learning(model, config)
+    parts = learning_networks(model, config)
     weights = {
         f"{p}.{name}": t.to("cpu", copy=True) for p, net in parts.items() for name, t in net.state_dict().items()
     }
@@ -178,7 +179,7 @@ def _run(learner: Learner, size: int, about: Mapping[str, Any], watch: Watch) ->
     config, recent = learner.config, deque[float](maxlen=SHOWN)
     bar = tqdm(total=config.steps, initial=learner.done, desc=f"learning {config.token!r}", disable=not watch.progress)
     try:
-        with bar, _patient() as interrupted:
+        with bar, _deferring_ctrl_c() as interrupted:
             while learner.done < config.steps:
                 recent.append(learner.step())
                 bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}", refresh=False)
@@ -192,7 +193,7 @@ def _run(learner: Learner, size: int, about: Mapping[str, Any], watch: Watch) ->
                 if interrupted():
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
-        if learner.whole:
+        if learner.between_steps:
             _keep(learner, about, watch)
         raise
 
@@ -204,7 +205,9 @@ def _due(step: int, every: int) -> bool:
 def _show(learner: Learner, size: int, watch: Watch) -> None:
     """Draw a picture with what has been learnt so far; its noise is its own, so learning does not notice."""
     config = learner.config
-    picture = draw(learner.model, config.sample_prompt or config.instance_text, _drawing(config, size))[0]
+    picture = sample_pictures(
+        learner.model, config.sample_prompt or config.instance_text, _sample_settings(config, size)
+    )[0]
     if watch.on_sample:
         watch.on_sample(learner.done, picture)
     if watch.folder:
@@ -232,7 +235,7 @@ def _concept(learner: Learner, about: Mapping[str, Any]) -> Concept:
 
 
 @contextmanager
-def _patient() -> Iterator[Callable[[], bool]]:
+def _deferring_ctrl_c() -> Iterator[Callable[[], bool]]:
     """Ctrl-C is noted, not raised, so that no step is left half made; yields whether it came. A second one raises.
 
     Only Python's own handling is replaced, and only in the main thread, where alone Ctrl-C arrives.

@@ -17,7 +17,7 @@ from weights.load import networks_of
 from weights.names import Part
 
 
-def learning(model: StableDiffusion, config: DreamBoothConfig) -> dict[Part, nn.Module]:
+def learning_networks(model: StableDiffusion, config: DreamBoothConfig) -> dict[Part, nn.Module]:
     """The networks that learn, by the first part of their tensors' names."""
     parts: tuple[Part, ...] = ("unet", "text") if config.train_text_encoder else ("unet",)
     return {part: networks_of(model)[part] for part in parts}
@@ -34,13 +34,15 @@ class Learner:
         self, model: StableDiffusion, config: DreamBoothConfig, instances: Stream, classes: Stream | None
     ) -> None:
         self.model, self.config, self.instances, self.classes = model, config, instances, classes
-        self.parts = learning(model, config)
+        self.networks = learning_networks(model, config)
         self.done = 0
-        self.whole = True  # False within a step, where state would be half old and half new
+        self.between_steps = True  # within a step, state would be half old and half new
         rates = {"unet": config.learning_rate, "text": config.text_learning_rate or config.learning_rate}
-        self.names = [f"{part}.{name}" for part, net in self.parts.items() for name, _ in net.named_parameters()]
+        self.names = [
+            f"{network}.{name}" for network, net in self.networks.items() for name, _ in net.named_parameters()
+        ]
         self.optimizer = torch.optim.AdamW(
-            [{"params": list(net.parameters()), "lr": rates[part]} for part, net in self.parts.items()],
+            [{"params": list(net.parameters()), "lr": rates[network]} for network, net in self.networks.items()],
             betas=config.betas,
             eps=config.epsilon,
             weight_decay=config.weight_decay,
@@ -58,7 +60,7 @@ class Learner:
 
         Raises ValueError when the loss is no finite number; the weights are then those before the step.
         """
-        self.whole = False
+        self.between_steps = False
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for _ in range(self.config.accumulate):
@@ -73,15 +75,15 @@ class Learner:
             )
         self.optimizer.step()
         self.done += 1
-        self.whole = True
+        self.between_steps = True
         return total
 
     def _loss(self) -> Tensor:
         """The loss of the next rows: `batch` of the subject, then as many of the class."""
         model, config = self.model, self.config
-        rows = self.instances.draw(config.batch)
+        rows = self.instances.next_rows(config.batch)
         if self.classes is not None:
-            rows = rows.join(self.classes.draw(config.batch))
+            rows = rows.join(self.classes.next_rows(config.batch))
         x0, eps = rows.x0.to(model.device), rows.eps.to(model.device)
         noisy = model.schedule.add_noise(x0, eps, rows.t).to(model.dtype)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bfloat16):
@@ -95,7 +97,9 @@ class Learner:
 
     def weights(self) -> dict[str, Tensor]:
         """The learning networks' tensors, "part.name"; the live ones, not copies."""
-        return {f"{part}.{name}": t for part, net in self.parts.items() for name, t in net.state_dict().items()}
+        return {
+            f"{network}.{name}": t for network, net in self.networks.items() for name, t in net.state_dict().items()
+        }
 
     def state(self) -> dict[str, Tensor]:
         """All it takes to go on later: weights, the optimizer's moments, the streams' generators and queues."""
@@ -108,7 +112,7 @@ class Learner:
 
     def restore(self, state: Mapping[str, Tensor], done: int) -> None:
         """Go on from what `state` gave after `done` steps. Raises ValueError when tensors are missing or unknown."""
-        fill(self.parts, {name: tensor for name, tensor in state.items() if name.split(".")[0] in self.parts})
+        fill(self.networks, {name: tensor for name, tensor in state.items() if name.split(".")[0] in self.networks})
         moments: dict[int, dict[str, Tensor]] = {}
         for i, name in enumerate(self.names):
             keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"adamw.{name}.{key}" in state]

@@ -22,34 +22,42 @@ from weights.atomic import atomic
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How pictures are drawn: sampler steps, guidance scale, side in pixels, and the seed of the first picture."""
+class SampleSettings:
+    """How pictures are sampled: side in pixels, sampler steps, guidance scale, the seed of the first picture.
+
+    bfloat16: U-Net and text encoder run under autocast, in half the time and memory. The autoencoder does not: it runs
+    once a picture, and eight bits would show in it.
+    """
 
     size: int
     steps: int = 50
     guidance_scale: float = 7.5
     seed: int = 0
+    bfloat16: bool = False
 
 
 @torch.no_grad()
-def draw(model: StableDiffusion, prompt: str, drawing: Drawing, indices: Sequence[int] = (0,)) -> list[Image.Image]:
+def sample_pictures(
+    model: StableDiffusion, prompt: str, settings: SampleSettings, indices: Sequence[int] = (0,)
+) -> list[Image.Image]:
     """One picture of the prompt for each index, all in one batch; picture i starts from the noise of seed + i.
 
     Raises ValueError when the size is no multiple of the model's granularity.
     """
-    if drawing.size < 1 or drawing.size % model.config.granularity:
+    if settings.size < 1 or settings.size % model.config.granularity:
         raise ValueError(
-            f"size is {drawing.size}; {model.config.name} draws squares whose side is a multiple of "
+            f"size is {settings.size}; {model.config.name} draws squares whose side is a multiple of "
             f"{model.config.granularity}"
         )
-    side = drawing.size // model.config.vae.factor
+    side = settings.size // model.config.vae.factor
     shape = (model.config.vae.latent_channels, side, side)
-    seeds = [torch.Generator().manual_seed(drawing.seed + i) for i in indices]
+    seeds = [torch.Generator().manual_seed(settings.seed + i) for i in indices]
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in seeds]).to(model.device)
-    context = model.encode_text([prompt, ""])
-    uncond = None if drawing.guidance_scale == 1 else context[1:]
-    eps = guided_eps(model.unet, model.schedule, uncond, context[:1], drawing.guidance_scale)
-    latents = sample(eps, noise, model.schedule.sampling(drawing.steps))
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.bfloat16):
+        context = model.encode_text([prompt, ""])
+        uncond = None if settings.guidance_scale == 1 else context[1:]
+        eps = guided_eps(model.unet, model.schedule, uncond, context[:1], settings.guidance_scale)
+        latents = sample(eps, noise, model.schedule.sampling(settings.steps))
     return [to_image(image) for row in latents.split(1) for image in model.decode(row)]
 
 
@@ -57,7 +65,7 @@ def class_pictures(
     model: StableDiffusion,
     prompt: str,
     count: int,
-    drawing: Drawing,
+    settings: SampleSettings,
     folder: Path | None = None,
     *,
     batch: int = 4,
@@ -69,14 +77,14 @@ def class_pictures(
     another; an interrupted run goes on where it stopped, and more pictures add to fewer. None keeps nothing.
     batch: pictures drawn at once; not a part of what they are.
     """
-    home = None if folder is None else folder / _key(model, prompt, drawing)
+    home = None if folder is None else folder / _key(model, prompt, settings)
     files = {i: home / f"{i:04}.png" for i in range(count)} if home else {}
     found = {i: picture for i, file in files.items() if (picture := _kept(file)) is not None}
     missing = [i for i in range(count) if i not in found]
     with tqdm(total=len(missing), desc=f"drawing {prompt!r}", disable=not (progress and missing)) as bar:
         for start in range(0, len(missing), batch):
             chunk = missing[start : start + batch]
-            for i, picture in zip(chunk, draw(model, prompt, drawing, chunk), strict=True):
+            for i, picture in zip(chunk, sample_pictures(model, prompt, settings, chunk), strict=True):
                 found[i] = picture
                 if home:
                     with atomic(files[i]) as temporary:
@@ -85,9 +93,9 @@ def class_pictures(
     return [found[i] for i in range(count)]
 
 
-def _key(model: StableDiffusion, prompt: str, drawing: Drawing) -> str:
+def _key(model: StableDiffusion, prompt: str, settings: SampleSettings) -> str:
     """The name of the folder for pictures of this kind: what makes them what they are, hashed."""
-    what = json.dumps([fingerprint(model), prompt, asdict(drawing)], sort_keys=True)
+    what = json.dumps([fingerprint(model), prompt, asdict(settings)], sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 
