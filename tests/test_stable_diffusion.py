@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from golden_bounds import bound
 from golden_model import golden, golden_model
 from tiny import MODEL, distance, drawn, normal
 
@@ -22,9 +23,9 @@ def model(device):
 def test_latents_and_pictures_are_the_golden_ones(layout, device):
     model = golden_model(layout, device)
     latents = model.encode_image(golden("vae.image", device))
-    assert distance(latents, golden("vae.latent", device)) < 1e-5
+    assert distance(latents, golden("vae.latent", device)) < bound("vae.latent", device)
     stored = golden("vae.reconstruction", device).clamp(-1, 1)
-    assert distance(model.decode(golden("vae.latent", device)), stored) < 1e-5
+    assert distance(model.decode(golden("vae.latent", device)), stored) < bound("vae.reconstruction", device)
 
 
 def test_device_and_dtype(model, device):

@@ -3,9 +3,11 @@
 from collections import Counter
 from dataclasses import replace
 
+import golden_bounds
 import pytest
 import torch
-from golden_model import golden, golden_attention, golden_model
+from golden_bounds import assert_golden
+from golden_model import golden_model
 from tiny import (
     UNET,
     assert_gradients_reach_everything,
@@ -24,28 +26,15 @@ from models import SD15, SD21, Hook, ResBlock, SpatialTransformer, TransformerBl
 LAYOUTS = ["ldm", "diffusers"]
 
 
-def golden_inputs(device):
-    return tuple(golden(f"unet.{key}", device) for key in ("latent", "timestep", "context"))
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_output_is_the_golden_one(layout, device):
-    with torch.no_grad():
-        out = golden_model(layout, device).unet(*golden_inputs(device))
-    assert distance(out, golden("unet.output", device)) < 1e-5
+    assert_golden(golden_bounds.unet_distance(golden_model(layout, device).unet, device), device)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("slot", ["map", "output"])
 def test_attention_is_the_golden_one_at_every_site(slot, layout, device):
-    unet = golden_model(layout, device).unet
-    seen = {}
-    table = {site: Hook(**{slot: reading(lambda x, s=site: seen.update({s: x}))}) for site in unet.sites}
-    with torch.no_grad():
-        unet(*golden_inputs(device), table)
-    stored = golden_attention(unet.sites, slot, device)
-    assert set(seen) == set(stored) and len(stored) == 20
-    assert max(distance(seen[site], stored[site]) for site in stored) < 1e-3  # stored in half precision
+    assert_golden(golden_bounds.attention_distance(golden_model(layout, device).unet, slot, device), device)
 
 
 def test_both_layouts_are_bitwise_the_same_network(device):
@@ -144,7 +133,7 @@ def test_timesteps_out_of_range_are_refused(t, device):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_prepared_context_is_bitwise_the_context(layout, hooked, device):
     unet = golden_model(layout, device).unet
-    latents, t, context = golden_inputs(device)
+    latents, t, context = golden_bounds.unet_inputs(device)
     seen = []
 
     def swap(q, k, v):
@@ -260,15 +249,6 @@ def test_half_precision_is_near_float32(dtype, device):
         half = unet.to(dtype)(latents.to(dtype), t, context.to(dtype))
     assert half.dtype == dtype
     assert distance(half, wide) < (1e-2 if dtype == torch.float16 else 6e-2)  # about eight roundings deep
-
-
-def test_float64_is_exact_where_float32_only_rounds(device):
-    unet = golden_model("ldm", device, torch.float64).unet
-    latents, t, context = golden_inputs(device)
-    with torch.no_grad():
-        out = unet(latents.double(), t, context.double())
-    assert out.dtype == torch.float64
-    assert distance(out, golden("unet.output", device)) < 1e-5
 
 
 def test_unhooked_attention_runs_on_the_flash_backend_alone(device):

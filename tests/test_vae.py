@@ -1,9 +1,11 @@
 """The autoencoder: against stored outputs, and what is asked of any network."""
 
+import golden_bounds
 import pytest
 import reference
 import torch
-from golden_model import golden, golden_model
+from golden_bounds import assert_golden
+from golden_model import golden_model
 from tiny import VAE, assert_gradients_reach_everything, assert_rows_are_independent, distance, drawn, normal
 
 from models import SD21, Autoencoder
@@ -16,15 +18,8 @@ def vae(device):
 
 
 @pytest.mark.parametrize("layout", ["ldm", "diffusers"])
-@torch.no_grad()
 def test_moments_and_reconstruction_are_the_golden_ones(layout, device):
-    model = golden_model(layout, device)
-    vae, scale = model.vae, model.config.vae.scale_factor
-    moments = vae.encode(golden("vae.image", device))
-    assert distance(moments, golden("vae.moments", device)) < 1e-5
-    assert distance(vae.mean(moments) * scale, golden("vae.latent", device)) < 1e-5
-    decoded = vae.decode(golden("vae.latent", device) / scale)
-    assert distance(decoded, golden("vae.reconstruction", device)) < 1e-5
+    assert_golden(golden_bounds.vae_distance(golden_model(layout, device), device), device)
 
 
 def test_both_layouts_are_bitwise_the_same_network(device):
