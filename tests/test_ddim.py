@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from golden_bounds import bound
 from golden_model import golden, golden_model
 from tiny import distance
 
@@ -155,13 +156,15 @@ class TestGolden:
         trajectory = [golden("unet.latent", device)[:1]]
         sample(eps, trajectory[0], schedule.sampling(10), after=lambda z, _: trajectory.append(z) or z)
         stored = golden(f"ddim.{kind}.offset{offset}.sampling", device)
-        assert distance(torch.cat(trajectory), stored) < 1e-4
+        assert distance(torch.cat(trajectory), stored) < bound("ddim.sampling", device)
 
     def test_inversion(self, kind, prediction, offset, device):
         schedule, context = Schedule(prediction=prediction, offset=offset), golden("text.context", device)
         eps = guided_eps(golden_model("ldm", device).unet, schedule, None, context[:1], 1.0)
         trajectory = invert(eps, 4 * golden("vae.latent", device)[:1], schedule.inversion(10))
-        assert distance(torch.cat(trajectory), golden(f"ddim.{kind}.offset{offset}.inversion", device)) < 1e-4
+        stored = golden(f"ddim.{kind}.offset{offset}.inversion", device)
+        key = "ddim.inversion.v.offset0" if (kind, offset) == ("v_prediction", 0) else "ddim.inversion"
+        assert distance(torch.cat(trajectory), stored) < bound(key, device)
 
 
 def test_alpha_bar_is_the_stored_one(device):

@@ -36,7 +36,7 @@ def test_float64_is_within_the_same_bounds(device):
     for slot in ("map", "output"):
         values |= golden_bounds.attention_distance(model.unet, slot, device, WIDE)
     values |= golden_bounds.text_distance(model, device)
-    assert values.keys() == BOUNDS.keys()
+    assert values.keys() == {key for key in BOUNDS if not key.startswith("ddim")}
     assert_golden(values, device, WIDE)
 
 
