@@ -1,54 +1,61 @@
-"""Files and folders that are either whole or not there: written beside their place, then renamed into it."""
+"""Files and folders that are either complete or not there: made in a hidden folder beside their place, then renamed.
+
+The hidden folder holds a lock for as long as its process lives. Whoever writes beside it later, and finds the lock
+free, removes what a killed process left there; what a living one is about stays.
+"""
 
 import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from weights.lock import Held, locked
+
+HIDDEN = ".photoswap"  # how the hidden folders end
+LOCK = "lock"
+STILL_MADE = 60.0  # seconds for which a folder without a lock may be about to get one
+
 
 @contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path in the same folder, with the same suffix; on success it replaces `path`.
+    """Yield the path of a file to be, with the same suffix; on success that file replaces `path`.
 
-    When the body raises, the temporary file goes, folders made for it go, and what stood at `path` stays as it was.
+    When the body raises, what it wrote goes, folders made for it go, and what stood at `path` stays as it was.
     Raises OSError when the folder cannot be written to or the disk is full, also where safetensors does the writing.
     """
     path = Path(path)
-    made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    temporary = Path(name)
-    try:
-        os.close(handle)
-        yield temporary
-        flush(temporary)
+    with _workplace(path) as home:
+        temporary = home / f"partial{path.suffix}"
+        try:
+            yield temporary
+            flush(temporary)
+        except SafetensorError as error:
+            if code := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+            raise
+        except OSError as error:
+            if error.filename == str(temporary):
+                error.filename = str(path)
+            raise
         os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        for folder in made:
-            with suppress(OSError):  # something else has been put there since: not ours to remove
-                folder.rmdir()
-        if isinstance(error, SafetensorError) and (code := re.search(r"os error (\d+)", str(error))):
-            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
-        raise
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path`; on success it takes that place, and when the body raises it goes.
+    """Yield an empty folder; on success it becomes `path`, last of all, and when the body raises it goes.
 
     Raises ValueError when something else than an empty folder is at `path`.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} is there already; name a new folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as home:
-        folder = Path(home) / path.name
+    with _workplace(path) as home:
+        folder = home / "partial"
         folder.mkdir()
         yield folder
         for file in folder.rglob("*"):
@@ -60,12 +67,49 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Bring the file onto the disk before its name points to it, readable as any new file would be."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
+    """Bring the file onto the disk, before its name points to it."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+@contextmanager
+def _workplace(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path` for the time of the body, locked; folders made for it go if the body raises."""
+    made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        clear(path.parent)
+        with ExitStack() as stack:
+            yield _locked_folder(path, stack)
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # something else has been put there since: not ours to remove
+                folder.rmdir()
+        raise
+
+
+def _locked_folder(path: Path, stack: ExitStack) -> Path:
+    while True:
+        home = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=HIDDEN))
+        stack.callback(shutil.rmtree, home, ignore_errors=True)
+        try:
+            stack.enter_context(locked(home / LOCK, without="go on"))
+            return home
+        except (Held, FileNotFoundError):  # another process took it for left behind, before the lock was on
+            continue
+
+
+def clear(folder: Path) -> None:
+    """Remove the hidden folders in a folder whose processes are gone; whatever cannot be told or removed stays."""
+    for home in folder.glob(f".*{HIDDEN}"):
+        with suppress(OSError, Held):
+            if home.is_symlink():
+                continue
+            if (home / LOCK).exists():
+                with locked(home / LOCK, without="raise"):
+                    shutil.rmtree(home, ignore_errors=True)
+            elif time.time() - home.stat().st_mtime > STILL_MADE:
+                shutil.rmtree(home, ignore_errors=True)
 
 
 def check_space(folder: Path, size: int) -> None:

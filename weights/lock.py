@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 if sys.platform == "win32":
     import msvcrt
@@ -22,13 +22,13 @@ class Held(Exception):
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, without: Literal["warn", "go on", "raise"] = "warn") -> Iterator[None]:
     """Hold the lock for the body. The file is there meanwhile, and says who holds it. Raises Held.
 
-    A file that a killed process left is no lock, and is taken over. Where the file system knows no locks it warns and
-    goes on without one.
+    A file that a killed process left is no lock, and is taken over. without: what to do where the file system knows no
+    locks: warn and go on without one, go on in silence, or raise the OSError.
     """
-    file = _take(path)
+    file = _take(path, without)
     try:
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -43,7 +43,7 @@ def locked(path: Path) -> Iterator[None]:
             file.close()
 
 
-def _take(path: Path) -> IO[str]:
+def _take(path: Path, without: str) -> IO[str]:
     """The lock file, open, locked and empty. Raises Held."""
     while True:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - `locked` closes it
@@ -55,7 +55,11 @@ def _take(path: Path) -> IO[str]:
             file.close()
             raise Held(holder or "another process") from None
         except OSError as error:
-            warnings.warn(f"cannot lock {path} ({error.strerror}): run one at a time", stacklevel=4)
+            if without == "raise":
+                file.close()
+                raise
+            if without == "warn":
+                warnings.warn(f"cannot lock {path} ({error.strerror}): run one at a time", stacklevel=4)
         if _is_at(file.fileno(), path):
             file.truncate(0)
             return file
