@@ -70,10 +70,8 @@ def check_finite(checkpoint: Checkpoint) -> None:
     """Raise ValueError, naming the tensors, when any holds NaN or infinity."""
     ill = [key for key in checkpoint if not is_finite(checkpoint[key])]
     if ill:
-        more = f" and {len(ill) - 3} more" if len(ill) > 3 else ""
-        raise ValueError(
-            f"{checkpoint.path} holds NaN or infinity in {', '.join(shown(key, 80) for key in ill[:3])}{more}: fetch it again"
-        )
+        some = ", ".join(shown(key, 80) for key in ill[:3]) + (f" and {len(ill) - 3} more" if len(ill) > 3 else "")
+        raise ValueError(f"{checkpoint.path} holds NaN or infinity in {some}: fetch it again")
 
 
 def _file(checkpoint: Checkpoint, progress: bool) -> File:
