@@ -1,12 +1,13 @@
 """The three networks of latent diffusion (arXiv:2112.10752, figure 3) as one value, and the doors between them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from models.config import ModelConfig, Schedule
+from models.identity import Identity
 from models.text_encoder import TextEncoder
 from models.tokenizer import Tokenizer
 from models.unet import UNet
@@ -17,6 +18,7 @@ from models.vae import Autoencoder
 class StableDiffusion:
     """U-Net, autoencoder, text encoder and tokenizer of one checkpoint, with its configuration.
 
+    identity: which stored weights these are, where they were loaded; weights.fingerprint tells whether they still are.
     Gradients flow through every method; callers who want none say torch.no_grad().
     """
 
@@ -25,6 +27,7 @@ class StableDiffusion:
     text_encoder: TextEncoder
     tokenizer: Tokenizer
     config: ModelConfig
+    identity: Identity | None = field(default=None, repr=False, compare=False)
 
     @property
     def schedule(self) -> Schedule:

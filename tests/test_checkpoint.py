@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_model import tiny_model
+from tiny_model import tiny_model, write_tiny_model
 
 from train.checkpoint import (
     CHECKPOINT,
@@ -18,7 +18,7 @@ from train.checkpoint import (
     write,
 )
 from weights import fingerprint
-from weights.load import networks_of
+from weights.load import load, networks_of
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +66,12 @@ def test_applying_gives_a_new_model_with_what_was_learnt(model, tmp_path, parts)
     assert fingerprint(model) == before != fingerprint(applied)
 
 
-def test_a_concept_keeps_the_models_dtype(model):
-    half = tiny_model()
-    for network in networks_of(half).values():
-        network.half()
-    assert apply_concept(half, concept(model)).dtype == torch.float16
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_concept_learnt_in_float32_goes_on_the_base_in_any_dtype(model, tmp_path, dtype):
+    learnt, path = concept(model), write_tiny_model(tmp_path / "tiny.safetensors")
+    applied = apply_concept(load(path, dtype=dtype), learnt)
+    assert applied.dtype == dtype
+    assert fingerprint(applied) == fingerprint(apply_concept(model, learnt))
 
 
 def test_another_base_is_refused(model):

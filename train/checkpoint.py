@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.stable_diffusion import StableDiffusion
-from weights import fingerprint
+from weights import identify, mismatch, with_concepts
 from weights.atomic import atomic
+from weights.checksum import digest_of
 from weights.load import networks_of
 from weights.names import Part
 
@@ -76,25 +77,26 @@ def load_concept(path: str | Path) -> Concept:
 def apply_concept(model: StableDiffusion, concept: Concept | str | Path) -> StableDiffusion:
     """The model with the concept in it: a new one, which shares with the old all that learning left alone.
 
-    model: the base, on any device, in float32 or float16. concept: one, or the path of its file. Raises ValueError when
+    model: the base, on any device, in any dtype. concept: one, or the path of its file. Raises ValueError when
     the concept was learnt on another base, and when its tensors are not those of the networks.
     """
     concept = concept if isinstance(concept, Concept) else load_concept(concept)
-    found = fingerprint(model)
-    if found != concept.base:
+    if told := mismatch(model, concept.base):
         raise ValueError(
-            f"the concept {concept.subject!r} was learnt on {concept.base_name} ({concept.base}) and this is "
-            f"{model.config.name} ({found}); load the base it was learnt on, or learn it again on this one"
+            f"the concept {concept.subject!r} was learnt on {concept.base_name} ({concept.base}) and {told}; load the "
+            "base it was learnt on, or learn it again on this one"
         )
+    base = identify(model)
     parts = {name.split(".")[0] for name in concept.tensors}
     learnt: dict[Part, Any] = {p: copy.deepcopy(net) for p, net in networks_of(model).items() if p in parts}
     fill(learnt, concept.tensors)
-    return replace(
+    applied = replace(
         model,
         unet=learnt.get("unet", model.unet),
         vae=learnt.get("vae", model.vae),
         text_encoder=learnt.get("text", model.text_encoder),
     )
+    return with_concepts(applied, base, digest_of(concept.tensors))
 
 
 @torch.no_grad()

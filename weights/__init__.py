@@ -1,5 +1,5 @@
 """Official checkpoints -> our networks, and back: `weights.load.load` and `.save`; `fingerprint` tells models apart."""
 
-from weights.fingerprint import fingerprint
+from weights.fingerprint import fingerprint, identify, mismatch, with_concepts
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "identify", "mismatch", "with_concepts"]

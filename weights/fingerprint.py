@@ -1,39 +1,127 @@
-"""A short name for the very weights and numbers of a model, by which files made with one know it again."""
+"""A short name for the very weights and numbers of a model, by which files made with one know it again.
+
+Weights count by the values stored in the file, whatever dtype they were then rounded to, so a checkpoint has one
+fingerprint however it is loaded, and from either layout. Numbers count by a list of names written out below, which has
+a version: fingerprints begin with it. It guards against mistakes, not against forgery.
+"""
 
 import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+from models.config import ModelConfig
+from models.identity import Identity, Mark
 from models.stable_diffusion import StableDiffusion
+from weights.checksum import digest_of
+from weights.fingerprint_v1 import fingerprint_v1
 from weights.load import networks_of
 
-PIECE = 2**20  # weights summed at once: they stay in a CPU's cache, and little is held beside the model
+VERSION = 2
+COUNTED = {  # version 2 counts these, always
+    "unet": (
+        "in_channels",
+        "out_channels",
+        "channels",
+        "multipliers",
+        "res_blocks",
+        "attention_levels",
+        "head_channels",
+        "heads",
+        "context_channels",
+        "groups",
+        "depth",
+    ),
+    "vae": ("channels", "multipliers", "res_blocks", "latent_channels", "groups", "scale_factor"),
+    "text": ("vocabulary", "width", "heads", "layers", "length", "mlp_ratio", "activation", "padding"),
+    "noise": (
+        "beta_start",
+        "beta_end",
+        "train_steps",
+        "prediction",
+        "offset",
+        "beta_schedule",
+        "spacing",
+        "rescale_zero_snr",
+        "set_alpha_to_one",
+    ),
+}
+# Fields that came later: each counts where it differs from the value that says what was so before, and no older
+# fingerprint changes.
+COUNTED_UNLESS: dict[str, dict[str, Any]] = {}
+# How a file stores what computes the same.
+NOT_COUNTED = {"unet": ("linear_projection",), "text": ("stored_layers",)}
+REALS = ("vae.scale_factor", "noise.beta_start", "noise.beta_end")  # 1 and 1.0 are one number, and two texts
 
 
 def fingerprint(model: StableDiffusion) -> str:
-    """Sixteen hexadecimal digits that tell models apart, also those that differ by a concept.
+    """A version and sixteen hexadecimal digits that tell models apart, also those that differ by a concept.
 
-    They cover the numbers of the networks and of the noise, and every weight as float16. So a
-    checkpoint has one fingerprint, loaded in float16 or in float32, on every device; in bfloat16, whose rounding loses
-    more, it has another. Nothing but sums leaves a device. It guards against mistakes, not against forgery.
+    Nothing is read for a loaded model whose networks have not been changed in place: it carries what `load` found. Else
+    every weight is, as it is now, at some seconds for the largest model.
     """
-    config = model.config
-    numbers = (config.unet, config.vae, config.text, config.noise)
-    digest = hashlib.sha256(repr(numbers).encode())
-    for part, network in networks_of(model).items():
-        for name, tensor in sorted(network.state_dict().items()):
-            sums = [_checksum(piece) for piece in tensor.detach().flatten().split(PIECE)]
-            digest.update(f"{part}.{name} {tuple(tensor.shape)} {sums}\n".encode())
-    return digest.hexdigest()[:16]
+    known = identify(model)
+    counted = {"numbers": numbers(model.config), "networks": dict(known.digests), "concepts": known.concepts}
+    return f"{VERSION}-{hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
-def _checksum(weights: Tensor) -> int:
-    """The bits of every two weights (n,) as one integer, each times an odd number of its own, summed modulo 2^64.
+def identify(model: StableDiffusion) -> Identity:
+    """What the networks are known by: what the model carries where that is still true, else what they hold now.
 
-    Exact in any order of summing. One changed integer, or two that change places, always change the sum.
+    A concept that was put on counts only while every network is as it was left then.
     """
-    pairs = F.pad(weights.to(torch.float16), (0, len(weights) % 2)).view(torch.int32)
-    odd = torch.arange(1, 2 * len(pairs), 2, device=pairs.device)
-    return int((pairs * odd).sum())
+    known, networks = model.identity, networks_of(model)
+    true = [name for name, net in networks.items() if known and name in known.marks and known.marks[name].holds(net)]
+    if known and len(true) == len(networks):
+        return known
+    kept = dict(known.digests) if known and not known.concepts else {}
+    lacking = {name: network for name, network in networks.items() if name not in true or name not in kept}
+    return marked(model, kept | {name: digest_of(network.state_dict()) for name, network in lacking.items()})
+
+
+def marked(model: StableDiffusion, digests: Mapping[str, str], concepts: tuple[str, ...] = ()) -> Identity:
+    """These digests, said of the networks as they are now."""
+    return Identity(digests, concepts, {name: Mark.of(network) for name, network in networks_of(model).items()})
+
+
+def with_concepts(model: StableDiffusion, base: Identity, *concepts: str) -> StableDiffusion:
+    """The model, known from now on as that base with these concepts on it, in this order.
+
+    model: after the last change to its networks, in place or in copies. base: `identify` of the model before the first.
+    concepts: what tells each one apart, for instance its `digest_of`. Concepts that the base bears stay.
+    """
+    return replace(model, identity=marked(model, base.digests, base.concepts + concepts))
+
+
+def mismatch(model: StableDiffusion, recorded: str) -> str | None:
+    """What to say where a file was made with another model than this; None where it was made with this one.
+
+    recorded: the fingerprint that the file bears, of this version or of the first. The first can only be told from
+    weights in float16 or wider. The answer reads on after "this was made with ... and".
+    """
+    found = fingerprint(model)
+    if recorded == found:
+        return None
+    here = f"this is {model.config.name} ({found})"
+    if "-" in recorded:
+        return here
+    if recorded == fingerprint_v1(model):
+        return None
+    if model.dtype in (torch.float16, torch.float32, torch.float64):
+        return here
+    return (
+        f"{here}, in {str(model.dtype).removeprefix('torch.')}; what an earlier version recorded can be told only in "
+        "float32 or float16: load the model so, or make the file again"
+    )
+
+
+def numbers(config: ModelConfig) -> dict[str, Any]:
+    """What a fingerprint counts of a configuration: "unet.channels" and the like to its value, floats as floats."""
+    parts = {name: vars(getattr(config, name)) for name in COUNTED}
+    found = {f"{part}.{name}": parts[part][name] for part, names in COUNTED.items() for name in names}
+    for part, later in COUNTED_UNLESS.items():
+        found |= {f"{part}.{name}": parts[part][name] for name, old in later.items() if parts[part][name] != old}
+    return {name: float(value) if name in REALS else value for name, value in found.items()}

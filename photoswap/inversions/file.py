@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from models.stable_diffusion import StableDiffusion
-from weights import fingerprint
+from weights import mismatch
 from weights.records import FileKind, TensorRule, check_tensors, check_values, parse, quoted, read, write
 
 Method = Literal["direct", "ddim", "null-text", "seed"]
@@ -138,10 +138,10 @@ class Inversion:
                 f"the inversion by {self.method} was made with the prompt {quoted(self.prompt)}, the swap's source has "
                 f"{quoted(prompt)}: use the same, or invert the picture again"
             )
-        if (found := fingerprint(model)) != self.model:
+        if told := mismatch(model, self.model):
             raise ValueError(
-                f"the inversion was made with another model ({quoted(self.model)}, this one is {found}): invert "
-                "the picture again with the model, and the concept, that will swap"
+                f"the inversion was made with another model ({quoted(self.model)}), and {told}: invert the picture "
+                "again with the model, and the concept, that will swap"
             )
 
     def _check_shapes(self, model: StableDiffusion, size: tuple[int, int] | None) -> None:
