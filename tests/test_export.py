@@ -81,11 +81,12 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path, spoil, se
 def test_missing_files_and_other_sizes_are_named(tmp_path, monkeypatch, capsys):
     autoencoder, diffusion = trained(tmp_path, tiny_model())
     with pytest.raises(ValueError, match=r"no file .*nowhere.* run python -m train\.miniature\.autoencoder first"):
-        export(tmp_path / "nowhere", diffusion, tmp_path / "out")
+        export(tmp_path / "nowhere.pt", diffusion, tmp_path / "out")
     other = replace(tiny_config(), vae=replace(tiny_config().vae, channels=16))
     with pytest.raises(ValueError, match="of another shape"):
         export(autoencoder, diffusion, tmp_path / "out", other)
-    monkeypatch.setattr("sys.argv", ["export", f"--autoencoder={autoencoder}", f"--diffusion={tmp_path / 'nowhere'}"])
+    nowhere = tmp_path / "nowhere.pt"
+    monkeypatch.setattr("sys.argv", ["export", f"--autoencoder={autoencoder}", f"--diffusion={nowhere}"])
     with pytest.raises(SystemExit):
         command.main()
     assert "train.miniature.diffusion first" in capsys.readouterr().err

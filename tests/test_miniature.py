@@ -246,7 +246,7 @@ def drawn_folder(tiny, tmp_path, device):
 
 
 def test_latents_are_encoded_once_and_drawn_with_their_captions(drawn_folder, device, monkeypatch):
-    arguments = (drawn_folder, drawn_folder, drawn_folder / "autoencoder.pt", str(device))
+    arguments = (drawn_folder, [drawn_folder], drawn_folder / "autoencoder.pt", str(device))
     latents = Latents(*arguments)
     with monkeypatch.context() as forbidden:
         forbidden.setattr(diffusion, "encode", None)
@@ -255,16 +255,38 @@ def test_latents_are_encoded_once_and_drawn_with_their_captions(drawn_folder, de
     assert not torch.equal(Latents(*arguments).values, latents.values)
     assert torch.equal(latents.values, again.values) and latents.values.shape == (6, 2, 4, 8, 8)
     monkeypatch.setattr(diffusion, "FORGET", 0.0)
-    values, texts = latents.draw(100, rng())
+    values, texts = latents.next_batch(100, rng())
     assert values.shape == (100, 4, 8, 8) and values.dtype == torch.float32
-    assert texts == again.draw(100, rng())[1]
+    assert texts == again.next_batch(100, rng())[1]
     places = [[torch.equal(one, row.float()) for row in latents.values.flatten(0, 1)].index(True) for one in values]
     assert set(places) == set(range(12))
     said = [(text, caption(latents.scenes[place // 2])) for text, place in zip(texts, places, strict=True)]
     assert all(text in ("", whole) for text, whole in said)
     assert 2 <= sum(text == "" for text, _ in said) <= 25  # a tenth: 10 on average, 3 its deviation
     monkeypatch.setattr(diffusion, "FORGET", 0.5)
-    assert len(set(latents.draw(100, rng())[1])) > 20
+    assert len(set(latents.next_batch(100, rng())[1])) > 20
+
+
+def test_latents_of_folders_add_up_and_each_is_encoded_once(drawn_folder, device, monkeypatch):
+    other = drawn_folder / "other"
+    draw_chunk(("small", 1, (0.0, 1.0, 0.0), 0, other))
+    out, weights = drawn_folder / "out", drawn_folder / "autoencoder.pt"
+    first = Latents(out, [drawn_folder], weights, str(device))
+    counts = []
+    monkeypatch.setattr(diffusion, "encode", lambda model, part: counts.append(len(part)) or encode(model, part))
+    both = Latents(out, [drawn_folder, other], weights, str(device))
+    assert counts == [3] and len(both.scenes) == len(both.values) == 9
+    assert torch.equal(both.values[:6], first.values) and both.scenes[:6] == first.scenes
+    assert all(scene.others for scene in both.scenes[6:])
+    assert not list(out.glob(".*"))
+
+
+def test_the_loss_of_the_average_leaves_the_model_alone(drawn_folder, device):
+    held = Held("small", drawn_folder / "autoencoder.pt", str(device), count=2)
+    model, average = drawn(Diffusion(), device), drawn(Diffusion(), device, 5)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert held.loss_of_average(model, average.state_dict()) == held.loss(average) != held.loss(model)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_the_held_out_question_is_always_the_same(drawn_folder, device):
@@ -295,6 +317,14 @@ def test_from_nothing_to_a_checkpoint(tiny, tmp_path, device, monkeypatch, capsy
     out = tmp_path / "model.safetensors"
     export.export(first / "autoencoder.pt", tmp_path / "diffusion" / "checkpoint.pt", out, tiny_config())
     model = load_model(out)
+    options["out"] = tmp_path / "continued"
+    with monkeypatch.context() as no_step:
+        no_step.setattr(diffusion.Trainer, "progress", lambda self: self.save() or iter(()))
+        call(no_step, diffusion, **options, init=out, device=device)
+    begun = torch.load(tmp_path / "continued" / "checkpoint.pt", weights_only=True)
+    assert begun["step"] == 0 and all(
+        torch.equal(t.cpu(), ema[k].cpu().half().float()) for k, t in begun["ema"].items()
+    )
     assert torch.equal(model.unet.conv_in.weight, ema["unet.conv_in.weight"].cpu().half().float())
     with torch.no_grad():
         latents = model.encode_image(torch.zeros(1, 3, SIDE, SIDE))

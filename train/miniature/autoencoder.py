@@ -21,6 +21,7 @@ from models.config import MINIATURE
 from models.vae import Autoencoder
 from train.miniature.data import SIZE, STREAMS, WORLDS, load_chunks, load_masks, mixed_scene_at, scene_at
 from train.miniature.loop import Budget, Trainer, noise
+from train.miniature.start import autoencoder_weights
 from train.world import render
 from weights.atomic import atomic
 
@@ -82,7 +83,7 @@ def deepened(model: Autoencoder, tensors: dict[str, Tensor]) -> dict[str, Tensor
 
     Blocks that `tensors` lacks get the model's own weights and an end of zeros, so that they add nothing at first.
     """
-    grown = model.state_dict() | tensors
+    grown = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()} | tensors
     for name in grown.keys() - tensors.keys():
         if ".conv2." in name:
             grown[name] = torch.zeros_like(grown[name])
@@ -155,7 +156,11 @@ def main() -> None:
     parser.add_argument(
         "--freeze-encoder", action="store_true", help="train the decoder alone: latents stay as they are"
     )
-    parser.add_argument("--init", type=Path, help="an autoencoder.pt to start from, of as many blocks a level or fewer")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        help="weights to start from, of as many blocks a level or fewer: an autoencoder.pt or a complete checkpoint",
+    )
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, keep weights in float32")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -163,7 +168,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model = Autoencoder(MINIATURE.vae).to(args.device).to(memory_format=torch.channels_last)
     if args.init:
-        model.load_state_dict(deepened(model, torch.load(args.init, map_location=args.device, weights_only=True)))
+        model.load_state_dict(deepened(model, autoencoder_weights(args.init)))
     if args.freeze_encoder:
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)

@@ -7,7 +7,7 @@ The loss printed beside the training's is that of looks never trained on, at fix
 
 import argparse
 import hashlib
-import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,31 +24,38 @@ from models.vae import Autoencoder
 from samplers.schedule import Schedule
 from train.miniature.data import SIZE, WORLDS, load_chunks, scene_at
 from train.miniature.loop import Budget, Trainer, noise
+from train.miniature.start import autoencoder_weights, diffusion_weights
 from train.world import Scene, caption, render
+from weights.atomic import atomic
 
 FORGET = 0.15
 EMPTY = 0.1
 
 
 class Latents:
-    """Scaled latents of every training picture and its mirror image, (n 2 4 16 16), encoded once and kept in a file.
+    """Scaled latents of every training picture and its mirror image, (n 2 4 16 16), encoded once and kept in files.
 
-    The file's name tells which autoencoder and how many pictures it is of: others are encoded anew.
+    One file for each folder of pictures. Its name tells which autoencoder, which folder and how many pictures it is of:
+    others are encoded anew.
     """
 
-    def __init__(self, out: Path, folder: Path, autoencoder: Path, device: str) -> None:
-        pictures, self.scenes = load_chunks(folder)
-        digest = hashlib.sha256(autoencoder.read_bytes() + str(folder.resolve()).encode()).hexdigest()[:12]
-        path = out / f"latents-{digest}-{len(self.scenes)}.npy"
-        if not path.exists():
-            model = Autoencoder(MINIATURE.vae).to(device)
-            model.load_state_dict(torch.load(autoencoder, map_location=device, weights_only=True))
-            partial = path.with_suffix(".part.npy")
-            np.save(partial, np.concatenate([encode(model, chunk) for chunk in tqdm(pictures, desc="encode")]))
-            os.replace(partial, path)
-        self.values = torch.from_numpy(np.load(path))
+    def __init__(self, out: Path, folders: Sequence[Path], autoencoder: Path, device: str) -> None:
+        self.scenes: list[Scene] = []
+        parts = []
+        for folder in folders:
+            pictures, scenes = load_chunks(folder)
+            self.scenes += scenes
+            digest = hashlib.sha256(autoencoder.read_bytes() + str(folder.resolve()).encode()).hexdigest()[:12]
+            path = out / f"latents-{digest}-{len(scenes)}.npy"
+            if not path.exists():
+                model = Autoencoder(MINIATURE.vae).to(device)
+                model.load_state_dict(autoencoder_weights(autoencoder))
+                with atomic(path) as place:
+                    np.save(place, np.concatenate([encode(model, chunk) for chunk in tqdm(pictures, desc="encode")]))
+            parts.append(np.load(path))
+        self.values = torch.from_numpy(np.concatenate(parts))
 
-    def draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, list[str]]:
+    def next_batch(self, count: int, rng: np.random.Generator) -> tuple[Tensor, list[str]]:
         """Random latents (count 4 16 16) and a caption for each."""
         rows, mirrored = rng.integers(len(self.values), size=count), rng.integers(2, size=count)
         texts = ["" if rng.random() < EMPTY else caption(self.scenes[i], rng, FORGET) for i in rows]
@@ -92,7 +99,7 @@ class Held:
 
     def __init__(self, world: str, autoencoder: Path, device: str, count: int = 128) -> None:
         model = Autoencoder(MINIATURE.vae)
-        model.load_state_dict(torch.load(autoencoder, map_location="cpu", weights_only=True))
+        model.load_state_dict(autoencoder_weights(autoencoder))
         scenes: list[Scene] = [scene_at(WORLDS[world], 10_000, i, unseen=True) for i in range(count)]
         pictures = np.stack([np.asarray(render(scene, SIZE).image) for scene in scenes])
         generator = torch.Generator().manual_seed(0)
@@ -106,12 +113,27 @@ class Held:
         """The loss over all of them."""
         return float(model.loss(self.latents, self.tokens, self.t, self.noise))
 
+    def loss_of_average(self, model: Diffusion, average: dict[str, Tensor]) -> float:
+        """The loss of the model with other weights, which it has only for the time of the call."""
+        own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        model.load_state_dict(average)
+        loss = self.loss(model)
+        model.load_state_dict(own)
+        return loss
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("runs/data"))
+    parser.add_argument("--data", type=Path, nargs="+", default=[Path("runs/data")], help="one or more folders")
     parser.add_argument("--world", choices=WORLDS, default="small", help="the world the data shows, for held-out looks")
-    parser.add_argument("--autoencoder", type=Path, default=Path("runs/autoencoder/autoencoder.pt"))
+    parser.add_argument(
+        "--autoencoder",
+        type=Path,
+        default=Path("runs/autoencoder/autoencoder.pt"),
+        help="what encodes the pictures: an autoencoder.pt or a complete checkpoint",
+    )
+    parser.add_argument("--init", type=Path, help="weights to start from: a checkpoint.pt or a complete checkpoint")
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, keep weights in float32")
     parser.add_argument("--out", type=Path, default=Path("runs/diffusion"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=8000)
@@ -123,7 +145,9 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    model = Diffusion().to(args.device)
+    model = Diffusion().to(args.device).to(memory_format=torch.channels_last)
+    if args.init and not (args.out / "checkpoint.pt").exists():
+        model.load_state_dict(diffusion_weights(args.init))
     plain = ("embedding", "conv_in", "conv_out")
     trainer = Trainer(model, plain, args.lr, Budget(args.steps, args.minutes), args.out)
     if trainer.workers.rank == 0:
@@ -135,16 +159,21 @@ def main() -> None:
     rng, generator = np.random.default_rng(stream), noise(stream)
     running = 0.0
     for step, share in trainer.progress():
-        values, texts = latents.draw(args.batch, rng)
+        values, texts = latents.next_batch(args.batch, rng)
         eps = torch.randn(values.shape, generator=generator).to(args.device)
         tokens = tokenizer(texts).to(args.device)
-        loss = model.loss(values.to(args.device), tokens, timesteps(args.batch, rng), eps)
+        with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
+            loss = model.loss(values.to(args.device), tokens, timesteps(args.batch, rng), eps)
         trainer.step(loss, share)
         running = running * 0.98 + loss.item() * 0.02 if running else loss.item()
         if step % 20 == 0:
             trainer.bar.set_postfix_str(f"step {step} loss {running:.4f}")
         if step % 250 == 0 and trainer.workers.rank == 0:
-            tqdm.write(f"step {step} minutes {trainer.budget.spent / 60:.1f} held-out loss {held.loss(model):.4f}")
+            samples = step * args.batch * trainer.workers.count
+            tqdm.write(
+                f"step {step} samples {samples} minutes {trainer.budget.spent / 60:.1f} held-out loss "
+                f"{held.loss(model):.4f}, of the average {held.loss_of_average(model, trainer.ema):.4f}"
+            )
 
 
 if __name__ == "__main__":

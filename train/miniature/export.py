@@ -8,7 +8,6 @@ rounding is measured.
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from models.config import MINIATURE, ModelConfig
 from models.stable_diffusion import StableDiffusion
 from train.checkpoint import fill
+from train.miniature.start import autoencoder_weights, diffusion_weights
 from weights.load import load, meta_model, networks_of, save
 from weights.names import Part
 
@@ -47,22 +47,13 @@ def rounding(exact: nn.Module, rounded: nn.Module) -> Rounding:
 def export(autoencoder: Path, diffusion: Path, out: Path, config: ModelConfig = MINIATURE) -> dict[Part, Rounding]:
     """Write the checkpoint, whole or not at all; the rounding of each network.
 
-    autoencoder: the state that its training saved. diffusion: the checkpoint of the other training. Raises ValueError
-    when one of them is missing or something else.
+    autoencoder: the state that its training saved. diffusion: the checkpoint of the other training. Either may be a
+    complete checkpoint, whose networks are kept. Raises ValueError when one of them is missing or something else.
     """
-    checkpoint = _read(diffusion, "train.miniature.diffusion")
-    if "ema" not in checkpoint:
-        raise ValueError(f"{diffusion} holds no average of weights (ema): give the checkpoint.pt of the diffusion")
-    model = assemble(_read(autoencoder, "train.miniature.autoencoder"), checkpoint["ema"], config)
+    model = assemble(autoencoder_weights(autoencoder), diffusion_weights(diffusion), config)
     save(model, out, torch.float16)
     written = networks_of(load(out, config=config))
     return {part: rounding(network, written[part]) for part, network in networks_of(model).items()}
-
-
-def _read(path: Path, maker: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; run python -m {maker} first")
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from train.miniature.muon import Muon, split
+from weights.atomic import atomic
 
 
 def noise(stream: list[int]) -> torch.Generator:
@@ -143,10 +144,9 @@ class Trainer:
         self.budget.tick()
 
     def save(self) -> None:
-        """Write everything a later run needs, whole or not at all; only the first process writes."""
+        """Write everything a later run needs, completely or not at all; only the first process writes."""
         if self.workers.rank > 0:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         state: dict[str, Any] = {
             "module": self.module.state_dict(),
             "ema": self.ema,
@@ -154,9 +154,8 @@ class Trainer:
             "step": self.budget.step,
             "spent": self.budget.spent,
         }
-        partial = self.path.with_suffix(".part")
-        torch.save(state, partial)
-        os.replace(partial, self.path)
+        with atomic(self.path) as place:
+            torch.save(state, place)
 
     def resume(self) -> None:
         """Go on from the folder's checkpoint, if there is one."""
