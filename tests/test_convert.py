@@ -283,7 +283,7 @@ def test_a_folder_goes_by_its_scheduler(tmp_path, monkeypatch):
         scheduler.write_text(json.dumps(told | {"prediction_type": kind}))
         assert load(tmp_path / "model").schedule.prediction == prediction
     scheduler.write_text(json.dumps(told | {"prediction_type": "sample"}))
-    with pytest.raises(ValueError, match="prediction_type 'sample': want epsilon or v_prediction"):
+    with pytest.raises(ValueError, match="prediction_type is 'sample'; want one of epsilon, v_prediction"):
         load(tmp_path / "model")
     scheduler.write_text("{")
     with pytest.raises(ValueError, match=r"scheduler_config\.json is damaged"):

@@ -31,7 +31,7 @@ def convert(
     target: str | os.PathLike,
     layout: TargetLayout,
     dtype: torch.dtype | None = None,
-    config: ModelConfig | str | None = None,
+    config: ModelConfig | str | os.PathLike | None = None,
     prediction: Prediction | None = None,
     change: Callable[[StableDiffusion], StableDiffusion] | None = None,
 ) -> StableDiffusion:

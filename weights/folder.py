@@ -24,7 +24,7 @@ from weights.load import networks_of
 from weights.names import Part, source, table
 from weights.recognise import NOTE
 
-FORMAT = "0.21.0"  # of model_index.json, as diffusers counts
+DIFFUSERS_VERSION = "0.21.0"  # whose spelling of the folder this is
 Json = dict[str, Any]
 
 
@@ -79,7 +79,7 @@ def model_index() -> Json:
     """Which classes other tools open the parts with. There is no safety checker, and none is asked for."""
     return {
         "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": FORMAT,
+        "_diffusers_version": DIFFUSERS_VERSION,
         "feature_extractor": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],
@@ -111,6 +111,7 @@ def scheduler_config(config: ModelConfig) -> Json:
 def unet_config(config: ModelConfig) -> Json:
     """The U-Net. What is called attention_head_dim there is the number of heads, an old mistake kept for old files."""
     unet = config.unet
+    _check_first(unet.multipliers, "U-Net")
     attended = [level in unet.attention_levels for level in range(len(unet.widths))]
     heads = unet.heads if unet.heads is not None else [unet.heads_at(width) for width in unet.widths]
     return {
@@ -141,6 +142,7 @@ def unet_config(config: ModelConfig) -> Json:
 def vae_config(config: ModelConfig) -> Json:
     """The autoencoder."""
     vae = config.vae
+    _check_first(vae.multipliers, "VAE")
     levels = len(vae.widths)
     return {
         "_class_name": "AutoencoderKL",
@@ -156,6 +158,13 @@ def vae_config(config: ModelConfig) -> Json:
         "scaling_factor": vae.scale_factor,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
     }
+
+
+def _check_first(multipliers: tuple[int, ...], network: str) -> None:
+    if multipliers[0] != 1:
+        raise ValueError(
+            f"the {network} has multipliers {multipliers}; the folder layout knows only those that begin with 1"
+        )
 
 
 def text_config(text: TextConfig) -> Json:
@@ -199,6 +208,7 @@ def tokenizer_config(text: TextConfig) -> Json:
         "do_lower_case": True,
         "errors": "replace",
         "model_max_length": text.length,
+        "split_special_tokens": True,  # else a "!" in a prompt, which is also what SD 2.x pads with, is read as padding
         "tokenizer_class": "CLIPTokenizer",
     }
 

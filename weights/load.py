@@ -28,22 +28,24 @@ from weights.files import open_files
 from weights.names import PARTS, Layout, Part, Source, not_needed, source, table
 from weights.probe import settle
 from weights.published import locate
-from weights.recognise import METADATA, Prediction, recognise
+from weights.recognise import CONFIG_KEY, Prediction, recognise
+from weights.records import shown
 
 
 def load(
     name_or_path: str | os.PathLike,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = torch.float32,
-    config: ModelConfig | str | None = None,
+    config: ModelConfig | str | os.PathLike | None = None,
     prediction: Prediction | None = None,
 ) -> StableDiffusion:
     """Read a checkpoint in either published layout.
 
     name_or_path: miniature, sd21, sd21-base, sd15, a single .safetensors or .ckpt file, or a folder that holds unet/,
-    vae/ and text_encoder/. dtype: None keeps the file's, tensor by tensor. config: what the checkpoint is, or a name of
-    it; None reads it off the file. prediction: what it predicts; None goes by weights/recognise.py, and where nobody
-    says it by a probe of the network, with a warning; another warning says when a probe contradicts what was said.
+    vae/ and text_encoder/. dtype: None keeps the file's, tensor by tensor. config: what the checkpoint is, a name of
+    it, or a JSON file of one; None reads it off the checkpoint. prediction: what it predicts; None goes by
+    weights/recognise.py, and where nobody says it by a probe of the network, with a warning; another warning says when
+    a probe contradicts what was said.
     Raises ValueError when there is no such file, when it is no whole checkpoint, when a key is missing, unknown or of
     another shape, and when a weight is NaN or infinite, or would be in this dtype.
     """
@@ -68,7 +70,7 @@ def rename(state: Mapping[str, Tensor], config: ModelConfig, part: Part | None =
     """The tensors of a checkpoint under our names, network by network, in our shapes; views wherever that is possible.
 
     state: a single file (part None), or one file of the folder layout (part says which).
-    Raises ValueError naming up to ten keys that are missing, unknown or of another shape.
+    Raises ValueError naming up to five keys each that are missing, unknown or of another shape.
     """
     parts = PARTS if part is None else (part,)
     networks = networks_of(meta_model(config))
@@ -160,7 +162,7 @@ def save(
     state = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in to_ldm(model).items()}
     state |= {key: tensor.contiguous() for key, tensor in beside.items()}
     with atomic(path) as temporary:
-        save_file(state, temporary, metadata={METADATA: json.dumps(asdict(model.config))})
+        save_file(state, temporary, metadata={CONFIG_KEY: json.dumps(asdict(model.config))})
 
 
 def _rename(
@@ -191,13 +193,13 @@ def _rename(
 
 def _complain(where: str, config: ModelConfig, missing: list[str], unknown: list[str], misshapen: list[str]) -> None:
     found = {"missing": missing, "unknown": unknown, "of another shape": misshapen}
-    faults = [f"{len(keys)} {fault} ({_ten(keys)})" for fault, keys in found.items() if keys]
+    faults = [f"{len(keys)} {fault} ({_some(keys)})" for fault, keys in found.items() if keys]
     if faults:
         raise ValueError(f"{where} does not hold {config.name}: its keys are {'; '.join(faults)}; is it another model?")
 
 
-def _ten(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(shown(key, 100) for key in keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
 
 
 def _third(tensor: Tensor, place: Source) -> Tensor:

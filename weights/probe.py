@@ -45,7 +45,7 @@ def settle(model: StableDiffusion, told: Recognised, where: str) -> StableDiffus
     """The model with its prediction settled, by the probe where nobody has said it.
 
     told: who says what it predicts; where that is sure the network is not asked. Warns with the probe's decision where
-    nobody has said it, and when the probe contradicts what was said, which it then leaves as it is.
+    nobody has said it, and when the probe contradicts what was said: a mere hint it overrules, anything else it leaves.
     Raises ValueError when nobody has said it and the probe cannot tell.
     """
     if told.sure:
@@ -61,6 +61,13 @@ def settle(model: StableDiffusion, told: Recognised, where: str) -> StableDiffus
                 "(prediction, --prediction)"
             )
         warnings.warn(f"nothing says whether {where} predicts eps or v; a probe finds {seen}: {answer}", stacklevel=3)
+        return replace(model, config=predicting(told.config, seen))
+    if seen is not None and seen != said and told.hint:
+        warnings.warn(
+            f"{where} would predict {said} by {told.by}, and a probe finds {seen}: {answer}; it is read as {seen}, say "
+            f"--prediction {said} if that is wrong",
+            stacklevel=3,
+        )
         return replace(model, config=predicting(told.config, seen))
     if seen is not None and seen != said:
         warnings.warn(

@@ -1,54 +1,73 @@
 """Which model a checkpoint is, and what it predicts, and who says so.
 
-What it is, `save` has noted; else its shapes tell. What it predicts is said by, in this order: the caller; the note;
-scheduler_config.json; the published name or hash of the file; 768, 512 or base in its name; its shapes, where all
-models of those shapes predict the same. Otherwise nobody does, and weights/probe.py asks the network.
+What it is, the caller says, or `save` has noted it, or the folder's own configuration files; else its shapes tell, for
+the published models. What it predicts is said by, in this order: the caller; the note; scheduler_config.json; the
+published name or hash of the file; its shapes, where all models of those shapes predict the same. Words like 768, 512
+or base in its name are a hint and no more: a probe of the network (weights/probe.py) has the last word on them, and
+decides alone where nobody says anything.
 """
 
-import json
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from models.config import MODELS, ModelConfig, TextConfig, UNetConfig, VAEConfig
+from models.config import LEVELS, MINIATURE, MODELS, ModelConfig, TextConfig, UNetConfig, VAEConfig
 from samplers import Schedule
 from weights.files import Checkpoint
+from weights.folder_config import SCHEDULER, TEXT, UNET, VAE, FolderNumbers, read_folder, read_text
 from weights.names import Layout, Part, source, table
-from weights.published import PUBLISHED, sha256
+from weights.published import PUBLISHED, expand, sha256
+from weights.records import parse_config, quoted, shown
 
 Prediction = Literal["eps", "v"]
-METADATA = "photoswap.config"  # what `save` records, so that a file of ours says what it is
+CONFIG_KEY = "photoswap.config"  # of the metadata: what `save` records, so that a file of ours says what it is
 NOTE = "photoswap.json"  # the same, in a folder
 
 
 class Recognised(NamedTuple):
-    """What a checkpoint is. by: who says what it predicts; None: nobody. sure: neither nobody nor the caller does."""
+    """What a checkpoint is.
+
+    by: who says what it predicts; None: nobody. sure: neither nobody, nor the caller, nor a hint. hint: it is no more
+    than a word in its name, and a probe overrules it.
+    """
 
     config: ModelConfig
     by: str | None
     sure: bool
+    hint: bool = False
+
+
+class Networks(NamedTuple):
+    """The numbers of the three networks."""
+
+    unet: UNetConfig
+    vae: VAEConfig
+    text: TextConfig
 
 
 def recognise(
     files: Mapping[Part | None, Checkpoint],
     path: Path,
     name: str,
-    config: ModelConfig | str | None = None,
+    config: ModelConfig | str | os.PathLike | None = None,
     prediction: Prediction | None = None,
 ) -> Recognised:
     """Tell what the open files of a checkpoint are.
 
     name: by which it was asked for. config, prediction: what the caller says of it; a name of a configuration and a
-    prediction are claims that a probe may check, a whole configuration is what the caller wants.
-    Raises ValueError when the shapes fit no known model and nobody says what it is.
+    prediction are claims that a probe may check, a configuration or a JSON file of one is what the caller wants.
+    Raises ValueError when the shapes fit no published model and nobody says what it is, when a folder's configuration
+    asks for what is not computed here, and when one has more layers than the checkpoint has tensors.
     """
     told = _told(files, path, name, config)
+    _check_size(files, told.config, path)
     if prediction is None or (told.sure and told.config.noise.prediction == prediction):
         return told
     if prediction not in ("eps", "v"):
-        raise ValueError(f"prediction is {prediction!r}: want 'eps' or 'v'")
+        raise ValueError(f"prediction is {quoted(prediction)}: want 'eps' or 'v'")
     return Recognised(predicting(told.config, prediction), f"the prediction asked for ({prediction})", False)
 
 
@@ -56,48 +75,132 @@ def predicting(config: ModelConfig, prediction: Prediction) -> ModelConfig:
     """The known model of the same networks that predicts this, else the same model said to."""
     if config.noise.prediction == prediction:
         return config
-    networks = (config.unet, config.vae, config.text)
+    noise, networks = replace(config.noise, prediction=prediction), (config.unet, config.vae, config.text)
     alike = (known for known in MODELS.values() if (known.unet, known.vae, known.text) == networks)
-    known = next((known for known in alike if known.noise.prediction == prediction), None)
-    return known or replace(config, noise=replace(config.noise, prediction=prediction))
+    return next((known for known in alike if known.noise == noise), None) or replace(config, noise=noise)
 
 
-def named(name: str) -> ModelConfig:
-    """The known model of that name. Raises ValueError when there is none."""
-    if name not in MODELS:
-        raise ValueError(f"no configuration {name!r}: want one of {', '.join(MODELS)}")
-    return MODELS[name]
+def configured(config: str | os.PathLike) -> Recognised:
+    """The known model of that name, or what a JSON file of a configuration says.
+
+    Raises ValueError when it is neither.
+    """
+    if str(config) in MODELS:
+        return Recognised(MODELS[str(config)], f"the configuration asked for ({config})", False)
+    path = expand(config)
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # too long to be a name, or with a zero in it
+        there = False
+    if not there:
+        raise ValueError(
+            f"no configuration {quoted(str(config), 120)}: want one of {', '.join(MODELS)}, or a JSON file"
+        )
+    return Recognised(_from_json(path), f"the configuration given ({path.name})", True)
 
 
 def _told(
-    files: Mapping[Part | None, Checkpoint], path: Path, name: str, config: ModelConfig | str | None
+    files: Mapping[Part | None, Checkpoint], path: Path, name: str, config: ModelConfig | str | os.PathLike | None
 ) -> Recognised:
-    if isinstance(config, str):
-        return Recognised(named(config), f"the configuration asked for ({config})", False)
-    if config is not None:
+    if isinstance(config, ModelConfig):
         return Recognised(config, "the configuration given", True)
+    if config is not None:
+        return configured(config)
     if name in MODELS:
         return Recognised(MODELS[name], f"its name ({name})", True)
-    if note := _note(files, path):
-        return Recognised(_from_json(note, path), "the note in it", True)
+    if None not in files:
+        return _of_folder(files, path)
+    if note := files[None].metadata.get(CONFIG_KEY):
+        return Recognised(parse_config(note, path), "the note in it", True)
     fitting = _fitting(files)
-    return _scheduled(path, fitting) or _by_name(path, fitting) or _by_shape(fitting)
+    return _by_name(path, fitting) or _by_shape(fitting)
 
 
-def _note(files: Mapping[Part | None, Checkpoint], path: Path) -> str | None:
-    """The configuration that `save` noted, in a file or in a folder."""
-    if None in files:
-        return files[None].metadata.get(METADATA)
-    return (path / NOTE).read_text(encoding="utf-8") if (path / NOTE).is_file() else None
+# A folder
+
+
+def _of_folder(files: Mapping[Part | None, Checkpoint], path: Path) -> Recognised:
+    """What a folder's note says, which its other files must not contradict; else what these say."""
+    numbers = read_folder(path)
+    if (path / NOTE).is_file():
+        noted = _from_json(path / NOTE)
+        _check_note(noted, numbers, path)
+        return Recognised(noted, "the note in it", True)
+    networks, alike = _networks(numbers, files)
+    noise, size = numbers.noise, numbers.native_size
+    if not alike:
+        own = _own_model(path, networks, noise or Schedule(), size)
+        return Recognised(own, SCHEDULER if noise else None, noise is not None)
+    if noise is None:
+        return _by_name(path, alike) or _by_shape(alike)
+    known = _choose(alike, noise.prediction)
+    return Recognised(replace(known, noise=noise, native_size=size or known.native_size), SCHEDULER, True)
+
+
+def _networks(numbers: FolderNumbers, files: Mapping[Part | None, Checkpoint]) -> tuple[Networks, list[ModelConfig]]:
+    """The networks of a folder, and the known models that have the same.
+
+    Those that no file describes are the networks of the published model whose shapes the folder has. The text encoder's
+    file does not say how many layers it had before the last were left out: that is said by the known ones.
+    """
+    described = numbers.unet and numbers.vae and numbers.text
+    fitting = list(MODELS.values()) if described else _fitting(files)
+    text = numbers.text or fitting[0].text
+    texts = (known.text for known in MODELS.values())
+    text = next((known for known in texts if _without_rest(known) == _without_rest(text)), text)
+    networks = Networks(numbers.unet or fitting[0].unet, numbers.vae or fitting[0].vae, text)
+    return networks, [known for known in fitting if (known.unet, known.vae, known.text) == networks]
+
+
+def _own_model(path: Path, networks: Networks, noise: Schedule, native_size: int | None) -> ModelConfig:
+    """A model that nobody published, called like its folder."""
+    granularity = networks.vae.factor * 2 ** (LEVELS - 1)
+    size = native_size or granularity * 8
+    try:
+        return ModelConfig(shown(path.resolve().name) or "model", *networks, noise, size, granularity)
+    except ValueError as error:
+        raise ValueError(f"the configuration files of {shown(path)} do not belong together: {error}") from None
+
+
+def _check_note(noted: ModelConfig, numbers: FolderNumbers, path: Path) -> None:
+    """Raise ValueError when the folder's own note and the files beside it, which other tools read, say two things."""
+    pairs: Mapping[str, tuple[Any, Any]] = {
+        UNET: (noted.unet, numbers.unet),
+        VAE: (noted.vae, numbers.vae),
+        TEXT: (_without_rest(noted.text), numbers.text),
+        SCHEDULER: (noted.noise, numbers.noise),
+    }
+    for file, (ours, theirs) in pairs.items():
+        if theirs is not None and theirs != ours:
+            names = [name for name, value in asdict(ours).items() if asdict(theirs)[name] != value]
+            raise ValueError(
+                f"{shown(path)} contradicts itself: {NOTE} and {file} say {' and '.join(names)} differently; put one "
+                f"right, or delete {NOTE}"
+            )
+
+
+def _without_rest(text: TextConfig) -> TextConfig:
+    """The text encoder as a folder holds it, with no layers beyond those that run."""
+    return replace(text, stored_layers=text.layers)
+
+
+# A single file
 
 
 def _fitting(files: Mapping[Part | None, Checkpoint]) -> list[ModelConfig]:
-    """The known models whose shapes a checkpoint has. Raises ValueError when there is none."""
+    """The published models whose shapes a checkpoint has. Raises ValueError when there is none.
+
+    Shapes say nothing of heads, groups and scales. That a model of Stable Diffusion's widths has its numbers is as good
+    as sure; of the miniature's it is not, and whatever was made here bears a note.
+    """
     checkpoint = files[None] if None in files else files["unet"]
     layout: Layout = "ldm" if None in files else "hf"
-    fitting = [config for config in MODELS.values() if _looks_like(checkpoint, config, layout)]
+    published = {name: config for name, config in MODELS.items() if config is not MINIATURE}
+    fitting = [config for config in published.values() if _looks_like(checkpoint, config, layout)]
     if not fitting:
-        raise ValueError(f"{checkpoint.path} fits none of {', '.join(MODELS)}: for another, pass its config")
+        raise ValueError(
+            f"{shown(checkpoint.path)} fits none of {', '.join(published)}: for another, pass its config (--config)"
+        )
     return fitting
 
 
@@ -112,35 +215,22 @@ def _looks_like(checkpoint: Checkpoint, config: ModelConfig, layout: Layout) -> 
     return all(key in checkpoint and tuple(checkpoint[key].shape) == shape for key, shape in keys.items())
 
 
-def _scheduled(path: Path, fitting: list[ModelConfig]) -> Recognised | None:
-    """What a folder's scheduler_config.json says."""
-    scheduler = path / "scheduler" / "scheduler_config.json"
-    if not scheduler.is_file():
-        return None
-    try:
-        kind = json.loads(scheduler.read_text(encoding="utf-8")).get("prediction_type", "epsilon")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{scheduler} is damaged ({error}): put it right, or delete it") from error
-    kinds: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v"}
-    if kind not in kinds:
-        raise ValueError(f"{scheduler} has prediction_type {kind!r}: want epsilon or v_prediction")
-    return Recognised(_choose(fitting, kinds[kind]), scheduler.name, True)
-
-
 def _by_name(path: Path, fitting: list[ModelConfig]) -> Recognised | None:
-    """What the name of a file says, or its hash where it has the size of a published one."""
+    """What the published name of a file says, or its hash where it has the size of a published one, or a hint."""
     by_file = {published.file: MODELS[name] for name, published in PUBLISHED.items()}
     if by_file.get(path.name) in fitting:
         return Recognised(by_file[path.name], "its published name", True)
     if len(fitting) == 1:
         return None
-    words = set(re.findall(r"768|512|(?<![a-z])base(?![a-z])", path.name.lower()))
-    if len(words - {"base"}) < 2 and words and words != {"768", "base"}:
-        return Recognised(_choose(fitting, "v" if "768" in words else "eps"), "its name", True)
     sizes = {published.bytes for published in PUBLISHED.values()}
     digest = sha256(path) if path.is_file() and path.stat().st_size in sizes else None
     by_hash = {published.sha256: MODELS[name] for name, published in PUBLISHED.items()}
-    return Recognised(by_hash[digest], "its hash", True) if digest in by_hash else None
+    if digest in by_hash:
+        return Recognised(by_hash[digest], "its hash", True)
+    words = set(re.findall(r"768|512|(?<![a-z])base(?![a-z])", path.name.lower()))
+    if len(words - {"base"}) < 2 and words and words != {"768", "base"}:
+        return Recognised(_choose(fitting, "v" if "768" in words else "eps"), "its name", sure=False, hint=True)
+    return None
 
 
 def _by_shape(fitting: list[ModelConfig]) -> Recognised:
@@ -155,12 +245,22 @@ def _choose(fitting: list[ModelConfig], prediction: Prediction) -> ModelConfig:
     )
 
 
-def _from_json(text: str, path: Path) -> ModelConfig:
-    try:
-        fields = json.loads(
-            text, object_hook=lambda d: {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}
+# What both share
+
+
+def _from_json(path: Path) -> ModelConfig:
+    return parse_config(read_text(path), path)
+
+
+def _check_size(files: Mapping[Part | None, Checkpoint], config: ModelConfig, path: Path) -> None:
+    """Raise ValueError, before anything is built, for a configuration of more layers than there are tensors."""
+    if any((config.unet, config.vae, config.text) == (known.unet, known.vae, known.text) for known in MODELS.values()):
+        return
+    unet, tensors = config.unet, sum(len(checkpoint) for checkpoint in files.values())
+    transformers = len(unet.attention_levels) * (2 * unet.res_blocks + 1) + 1
+    resblocks = (LEVELS + len(config.vae.multipliers)) * (2 * unet.res_blocks + 1)
+    if (layers := transformers * unet.depth + resblocks + config.text.layers) > tensors:
+        raise ValueError(
+            f"{shown(path)} holds {tensors} tensors, and {shown(config.name)} asks for {layers} layers: is it another "
+            "model?"
         )
-        kinds = {"unet": UNetConfig, "vae": VAEConfig, "text": TextConfig, "noise": Schedule}
-        return ModelConfig(**{key: kinds[key](**value) if key in kinds else value for key, value in fields.items()})
-    except (TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} carries a configuration of another version ({error}): pass config") from error

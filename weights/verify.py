@@ -41,7 +41,7 @@ class Report:
 
 def verify(
     name_or_path: str | os.PathLike,
-    config: ModelConfig | str | None = None,
+    config: ModelConfig | str | os.PathLike | None = None,
     prediction: Prediction | None = None,
     progress: bool = False,
 ) -> Report:

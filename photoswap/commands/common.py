@@ -56,8 +56,9 @@ def add_what_it_is(parser: argparse._ActionsContainer) -> None:
     """The flags for a checkpoint that does not say itself what it is."""
     parser.add_argument(
         "--config",
-        metavar="NAME",
-        help="what the model is, sd21 or sd21-base for instance, where neither its content nor its name tells",
+        metavar="NAME|FILE",
+        help="what the model is, sd21 or sd21-base for instance, or a JSON file like the photoswap.json of a converted "
+        "folder (default: as the model's own files say)",
     )
     parser.add_argument(
         "--prediction",
