@@ -70,8 +70,10 @@ class Attention(nn.Module):
 
     def combine(self, q: Tensor, k: Tensor, v: Tensor, hook: Hook) -> Tensor:
         """Attend and project back, (b n c), with the hook in each gap."""
-        q, k, v = hook.qkv(q, k, v)
-        heads = attend(q, k, v) if hook.map is None else mapped_attention(q, k, v, hook.map)
+        answer = hook.qkv(q, k, v)
+        parts = answer if isinstance(answer, list) else [answer]
+        done = [attend(*part) if hook.map is None else mapped_attention(*part, hook.map) for part in parts]
+        heads = done[0] if len(done) == 1 else torch.cat(done)
         return self.to_out(hook.output(rearrange(heads, "b h n d -> b n (h d)")))
 
 

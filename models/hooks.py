@@ -20,7 +20,8 @@ from models.config import LEVELS
 
 Edit = Callable[[Tensor], Tensor]
 Projections = tuple[Tensor, Tensor, Tensor]
-ProjectionsEdit = Callable[[Tensor, Tensor, Tensor], Projections]
+Attended = Projections | list[Projections]  # by one call, or by one each
+ProjectionsEdit = Callable[[Tensor, Tensor, Tensor], Attended]
 
 
 class Site(NamedTuple):
@@ -67,6 +68,9 @@ class Hook:
     Where `output` gives rows what others computed, `qkv` may leave those rows out of q, k and v alike, and their
     attention is not computed: Hook(qkv=lambda q, k, v: (q[:1], k[:1], v[:1]), output=lambda out: out[[0, 0]]).
 
+    `qkv` may also return a list of such triples, each with an m of its own: each is attended by itself, and `output`
+    makes the layer's rows of all of theirs, laid one after another. Then there is no one map, and `map` stays None.
+
     A slot that returns None, another shape, dtype or device is refused with a ValueError naming the site and the slot.
     """
 
@@ -95,7 +99,9 @@ class Hook:
             raise ValueError(f"hook at {site}: a residual block has no attention; it takes Hook(output=...) alone")
         attends_to_all, drops = self.qkv is _same_projections, self.output is not _same
         return Hook(
-            qkv=self.qkv if attends_to_all else _checked_projections(site, self.qkv, (0,) if drops else ()),
+            qkv=self.qkv
+            if attends_to_all
+            else _checked_projections(site, self.qkv, (0,) if drops else (), self.map is None),
             map=self.map and _checked(site, "map", self.map),
             output=_checked(site, "output", self.output, () if attends_to_all else (0,)) if drops else self.output,
         )
@@ -218,16 +224,30 @@ def _chain(first: Edit, second: Edit) -> Edit:
 def _chain_projections(first: ProjectionsEdit, second: ProjectionsEdit) -> ProjectionsEdit:
     if first is _same_projections or second is _same_projections:
         return second if first is _same_projections else first
-    return lambda q, k, v: second(*first(q, k, v))
+
+    def both(q: Tensor, k: Tensor, v: Tensor) -> Attended:
+        answer = first(q, k, v)
+        if isinstance(answer, list):
+            raise ValueError(
+                "two hooks at one site both fill the slot qkv, and the first returns a list: leave one out"
+            )
+        return second(*answer)
+
+    return both
 
 
 def _checked(site: Site, slot: str, edit: Edit, free: tuple[int, ...] = ()) -> Edit:
     return lambda tensor: _check(site, slot, tensor, edit(tensor), free)
 
 
-def _checked_projections(site: Site, edit: ProjectionsEdit, free: tuple[int, ...]) -> ProjectionsEdit:
-    def qkv(q: Tensor, k: Tensor, v: Tensor) -> Projections:
+def _checked_projections(site: Site, edit: ProjectionsEdit, free: tuple[int, ...], may_part: bool) -> ProjectionsEdit:
+    def qkv(q: Tensor, k: Tensor, v: Tensor) -> Attended:
         answer: Any = edit(q, k, v)
+        if may_part and 0 in free and isinstance(answer, list) and not any(isinstance(part, Tensor) for part in answer):
+            return [triple(q, k, v, part) for part in answer]
+        return triple(q, k, v, answer)
+
+    def triple(q: Tensor, k: Tensor, v: Tensor, answer: Any) -> Projections:
         if not isinstance(answer, tuple | list) or len(answer) != 3:
             raise ValueError(
                 f"hook at {site}, slot qkv: returned {_describe(answer)}; wanted three tensors, "

@@ -6,7 +6,7 @@ subject's words have been strong so far, in source or target, the target keeps i
 outright.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +15,10 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from models.hooks import Hook, Site, reading
+from samplers import Step
 
-COND_SOURCE, COND_TARGET = 2, 3
+from .injections import SOURCE, TARGET, Row
+from .method import Follower, Latents, Run
 
 
 @dataclass(frozen=True)
@@ -45,22 +47,53 @@ class Blend:
         return steps // 5 if self.start is None else self.start
 
 
-def watching(blend: Blend, sites: Iterable[Site], words: tuple[Sequence[int], Sequence[int]], into: list) -> dict:
-    """Hooks that append to a list, for each site read, how strongly every place looks at the subject.
+class LocalBlend(Follower):
+    """Keeps the source's latents where the target's subject is not, by the attention both paid to theirs so far."""
 
-    words: columns of the subject's tokens in the source's and in the target's prompt. Appended: (2 n) for source and
-    target, summed over tokens, averaged over heads. Merge them behind the swaps to read the maps as they were used.
-    """
-    source, target = (list(columns) for columns in words)
+    def __init__(self, blend: Blend, run: Run, target: str = TARGET) -> None:
+        self.blend, self.target, self.run = blend, target, run
+        self.start = blend.start_at(len(run.steps))
+        self.heat: Tensor | None = None  # added up over steps
+        self.seen: list[Tensor] = []  # in this step, a tensor for each site
+        if not all(run.pictures[row.picture].words for row in self.rows()):
+            raise ValueError("a blend needs the subject's word in the source's prompt and in the target's: name both")
 
-    def look(probabilities: Tensor) -> None:
-        rows = (probabilities[COND_SOURCE][..., source], probabilities[COND_TARGET][..., target])
-        into.append(torch.stack([reduce(row, "h n m -> n", "sum") / row.shape[0] for row in rows]))
+    def rows(self) -> tuple[Row, Row]:
+        return Row("cond", SOURCE), Row("cond", self.target)
 
-    watched = [site for site in sites if site.kind == "cross" and site.scale == blend.scale]
-    if not watched:
-        raise ValueError(f"the blend reads cross maps at scale {blend.scale}; this U-Net has none there")
-    return {site: Hook(map=reading(look)) for site in watched}
+    def hooks(self, rows: Sequence[Row], sites: Sequence[Site]) -> dict[Site, Hook]:
+        """Keep, for each site read, how strongly every place looks at the subject: (2 n), averaged over heads."""
+        chosen = [(rows.index(row), list(self.run.pictures[row.picture].words)) for row in self.rows()]
+
+        def look(maps: Tensor) -> None:
+            self.seen.append(
+                torch.stack([reduce(maps[i][..., words], "h n m -> n", "sum") / maps.shape[1] for i, words in chosen])
+            )
+
+        watched = [site for site in sites if site.kind == "cross" and site.scale == self.blend.scale]
+        if not watched:
+            raise ValueError(f"the blend reads cross maps at scale {self.blend.scale}; this U-Net has none there")
+        return {site: Hook(map=reading(look)) for site in watched}
+
+    def after(self, latents: Latents, step: Step) -> Latents:
+        heat = torch.stack(self.seen).mean(dim=0)
+        self.heat = heat if self.heat is None else self.heat + heat
+        self.seen.clear()
+        if step.index < self.start:
+            return latents
+        mask = subject_mask(self.heat, self.blend, self.run.pictures[SOURCE].size)
+        return {self.target: keep_source(latents[SOURCE], latents[self.target], mask)}
+
+
+@dataclass(frozen=True, eq=False)
+class Inside(Follower):
+    """Keeps the source's latents outside a user's mask, (1 1 h w) bool."""
+
+    mask: Tensor
+    target: str = TARGET
+
+    def after(self, latents: Latents, step: Step) -> Latents:
+        return {self.target: keep_source(latents[SOURCE], latents[self.target], self.mask)}
 
 
 def subject_mask(heat: Tensor, blend: Blend, size: tuple[int, int]) -> Tensor:
@@ -74,6 +107,6 @@ def subject_mask(heat: Tensor, blend: Blend, size: tuple[int, int]) -> Tensor:
     return (maps > blend.threshold * maps.amax(dim=(2, 3), keepdim=True)).any(dim=0, keepdim=True)
 
 
-def keep_source(source: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-    """The target's latents inside the mask and, bitwise, the source's outside; no mask: the target's. (b 4 h w)."""
-    return target if mask is None else torch.where(mask, target, source)
+def keep_source(source: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """The target's latents inside the mask and, bitwise, the source's outside: (b 4 h w)."""
+    return torch.where(mask, target, source)

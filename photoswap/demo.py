@@ -15,7 +15,7 @@ from PIL import Image
 from models.images import grid
 from models.stable_diffusion import StableDiffusion
 from photoswap.inversion import invert_image
-from photoswap.plan import SwapPlan
+from photoswap.methods import Method, Photoswap
 from photoswap.scores import inside, outside, palette_match, psnr
 from photoswap.swap import SwapResult, swap
 from photoswap.tokens import replace_word
@@ -30,7 +30,7 @@ SOURCE = Look("cat", "orange")
 REFERENCES = 4
 FIRST = 105  # stream of the first scene: a wooden floor, with a window behind the subject to keep
 GUIDANCE = 3.0
-PLAN = SwapPlan(guidance_scale=GUIDANCE)
+METHOD = Photoswap(guidance_scale=GUIDANCE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +84,14 @@ def learning(seed: int, subject: Look) -> DreamBoothConfig:
 
 
 def swap_in(
-    model: StableDiffusion, task: Task, token: str, plan: SwapPlan | None = None, progress: bool = False
+    model: StableDiffusion, task: Task, token: str, method: Method | None = None, progress: bool = False
 ) -> SwapResult:
     """Invert the task's source and swap in the concept that the model has learnt under the token."""
-    plan = plan or PLAN
-    inversion = invert_image(model, task.source.image, task.prompt, steps=plan.steps, progress=progress)
+    method = method or METHOD
+    inversion = invert_image(model, task.source.image, task.prompt, steps=method.steps, progress=progress)
     word, subject = task.scene.look.species, f"{token} {task.subject.species}"
     target = replace_word(task.prompt, word, subject)
-    return swap(model, inversion, task.prompt, target, plan, source_word=word, target_word=subject, progress=progress)
+    return swap(model, inversion, target, method, source_word=word, target_word=subject, progress=progress)
 
 
 def score(task: Task, swapped: SwapResult) -> Outcome:

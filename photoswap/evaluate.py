@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from models.images import grid, to_image, to_tensor
 from models.stable_diffusion import StableDiffusion
-from photoswap.demo import PLAN, Outcome, Task, learning, make_task, score, swap_in
+from photoswap.demo import METHOD, Outcome, Task, learning, make_task, score, swap_in
 from photoswap.inversion import Method, invert_image, reconstruct
-from photoswap.plan import SwapPlan
+from photoswap.methods import Photoswap
 from photoswap.scores import psnr
 from train.checkpoint import apply_concept
 from train.dreambooth import learn
@@ -29,14 +29,14 @@ from weights.atomic import atomic
 from weights.load import load
 
 GUIDANCE = 7.5  # of the paper: the harder case for an inversion
-METHODS: tuple[Method, ...] = ("ddim", "null-text", "direct")
+INVERSIONS: tuple[Method, ...] = ("ddim", "null-text", "direct")
 
 
-def plans(base: SwapPlan) -> dict[str, SwapPlan]:
+def methods(base: Photoswap) -> dict[str, Photoswap]:
     """What is compared: the same run with nothing swapped, without phi, and whole."""
     return {
-        "no swap": replace(base, output=0, map=0, cross=0),
-        "Prompt-to-Prompt": replace(base, output=0),
+        "no swap": replace(base, phi=0, M=0, A=0),
+        "Prompt-to-Prompt": replace(base, phi=0),
         "Photoswap": base,
     }
 
@@ -54,7 +54,7 @@ def inversions(
         with torch.no_grad():
             seen = to_image(model.decode(model.encode_image(to_tensor(picture)[None]))[0])
         found.setdefault("autoencoder", []).append((psnr(seen, picture), 0.0))
-        for method in METHODS:
+        for method in INVERSIONS:
             start = time.perf_counter()
             inversion = invert_image(model, picture, task.prompt, method, guidance_scale=guidance_scale)
             seconds = time.perf_counter() - start
@@ -64,12 +64,12 @@ def inversions(
 
 
 def swaps(
-    model: StableDiffusion, token: str, tasks: Sequence[Task], base: SwapPlan, bar: Callable[..., Any]
+    model: StableDiffusion, token: str, tasks: Sequence[Task], base: Photoswap, bar: Callable[..., Any]
 ) -> dict[str, list[Outcome]]:
     """By kind of swap, its outcome on every task; model: with the concept."""
     return {
-        name: [score(task, swap_in(model, task, token, plan)) for task in bar(tasks, desc=name)]
-        for name, plan in plans(base).items()
+        name: [score(task, swap_in(model, task, token, method)) for task in bar(tasks, desc=name)]
+        for name, method in methods(base).items()
     }
 
 
@@ -117,7 +117,7 @@ def main() -> None:
     report_inversions(inversions(model, tasks, args.guidance, tqdm), args.guidance)
     config = learning(args.seed, tasks[0].subject)
     concept = learn(model, tasks[0].references, config)
-    found = swaps(apply_concept(model, concept), config.token, tasks, PLAN, tqdm)
+    found = swaps(apply_concept(model, concept), config.token, tasks, METHOD, tqdm)
     report_swaps(found)
     with atomic(args.out) as place:
         sheet(found).save(place, format="PNG")

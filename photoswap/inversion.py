@@ -116,18 +116,17 @@ def reconstruct(
 
 def source_eps(model: StableDiffusion, inversion: Inversion, guidance_scale: float | tuple[float, ...]) -> Eps:
     """The guided noise estimate of the source alone, with the inversion's own null contexts if it has them."""
-    nulls, context = null_context(model, inversion), model.encode_text(inversion.prompt)
+    uncond, context = uncond_contexts(model, inversion), model.encode_text(inversion.prompt)
+    fitted: Callable[[Step], Tensor] = lambda step: uncond[step.index % len(uncond)][None]  # noqa: E731
     scale: Callable[[Step], float] = lambda step: scale_at(guidance_scale, step.index)  # noqa: E731
-    return guided_eps(model.unet, model.schedule, lambda step: nulls(step.index), context, scale)
+    return guided_eps(model.unet, model.schedule, fitted, context, scale)
 
 
-def null_context(model: StableDiffusion, inversion: Inversion) -> Callable[[int], Tensor]:
-    """The unconditional context at a step index, (1 77 c): fitted, or that of the empty prompt."""
+def uncond_contexts(model: StableDiffusion, inversion: Inversion) -> Tensor:
+    """The unconditional contexts of a run: one for each step where they were fitted, else that of the empty prompt."""
     if inversion.null_contexts is None:
-        empty = model.encode_text("")
-        return lambda index: empty
-    fitted = inversion.null_contexts.to(model.device, model.dtype)
-    return lambda index: fitted[index][None]
+        return model.encode_text("")
+    return inversion.null_contexts.to(model.device, model.dtype)
 
 
 def scale_at(guidance_scale: float | tuple[float, ...], index: int) -> float:

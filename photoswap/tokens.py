@@ -16,14 +16,18 @@ from models.tokenizer import Tokenizer
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """For every column of the target's cross maps, where the source has the same token.
+    """How a target's cross maps are made of the source's and its own: A := A_source @ taken + A_target * own.
 
-    columns: (length,) int64, the source's column. shared: (length,) bool, whether there is one; elsewhere the target
-    keeps its own column, and the entry in columns is its own index.
+    taken: (length length), the share of the source's column (first) in the target's (second). own: (length,), the share
+    that the target keeps of its own column.
     """
 
-    columns: Tensor
-    shared: Tensor
+    taken: Tensor
+    own: Tensor
+
+    def to(self, like: Tensor) -> "Alignment":
+        """The same on the device and in the type of a tensor."""
+        return Alignment(self.taken.to(like.device, like.dtype), self.own.to(like.device, like.dtype))
 
 
 def align(source: Sequence[int], target: Sequence[int], length: int = 77) -> Alignment:
@@ -36,18 +40,19 @@ def align(source: Sequence[int], target: Sequence[int], length: int = 77) -> Ali
     if max(len(source), len(target)) > length:
         raise ValueError(f"prompts of {len(source)} and {len(target)} tokens; want at most {length}: shorten them")
     common = _common_lengths(source, target)
-    columns, shared = list(range(length)), [True] * length
+    taken, own = torch.eye(length), torch.zeros(length)
+    taken[:, : len(target)] = 0
     i, j = len(source), len(target)
     while j > 0:
         if common[i][j] == common[i][j - 1]:
             j -= 1
-            shared[j] = False
+            own[j] = 1
         elif common[i][j] == common[i - 1][j]:
             i -= 1
         else:
             i, j = i - 1, j - 1
-            columns[j] = i
-    return Alignment(torch.tensor(columns), torch.tensor(shared))
+            taken[i, j] = 1
+    return Alignment(taken, own)
 
 
 def align_prompts(tokenizer: Tokenizer, source: str, target: str) -> Alignment:

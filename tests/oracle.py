@@ -3,8 +3,8 @@
 Written anew from a description of what that code does, to share nothing with what it checks: of ours it uses the
 networks' weights and layers other than attention. It walks the U-Net itself, builds the map of every attention layer,
 and edits maps where the released code does, in a controller that knows the step by counting calls. Rows are uncond
-source, uncond target, cond source, cond target. What that code fixes to 512 px, 50 steps and 77 tokens is here in
-proportion: 32 x 32 places are half the latents' side, 16 x 16 a quarter.
+source, uncond target, cond source, cond target. What that code fixes to 50 steps and 77 tokens is here in proportion,
+and so are the 16 x 16 places from which it blends at 512 px: a quarter of the latents' side.
 """
 
 import math
@@ -15,15 +15,24 @@ from torch import Tensor, nn
 
 
 class Controller:
-    """Swaps in one run, by the shares f_cross, f_output and f_map of the steps; keeps cross maps for the blend.
+    """Swaps in one run, by shares of the steps; keeps cross maps for the blend.
 
-    f_output below 0 never swaps phi, which the released code cannot.
+    f: the shares of A, phi and M. A share of phi below 0 never swaps it, which the released code cannot. most_queries:
+    where M is swapped; the released code says 32 ** 2 whatever the size.
     """
 
-    def __init__(self, unet: nn.Module, steps: int, size: tuple[int, int], pairing: "Pairing", f: dict) -> None:
-        self.steps, self.places, self.pairing = steps, size[0] * size[1], pairing
-        self.f_output, self.f_cross = f["output"], f["cross"]
-        self.map_ends = int(steps * (f["map"] + f["output"]) if f["output"] >= 0 else steps * f["map"])
+    def __init__(
+        self,
+        unet: nn.Module,
+        steps: int,
+        size: tuple[int, int],
+        pairing: "Pairing",
+        f: dict,
+        most_queries: int = 32**2,
+    ) -> None:
+        self.steps, self.places, self.pairing, self.most_queries = steps, size[0] * size[1], pairing, most_queries
+        self.f_phi, self.f_A = f["phi"], f["A"]
+        self.map_ends = int(steps * (f["M"] + f["phi"]) if f["phi"] >= 0 else steps * f["M"])
         self.layers = 2 * sum(len(stage.transformers) * unet.config.depth for stage in [*unet.down, unet.mid, *unet.up])
         self.cur_layer = self.cur_step = 0
         self.stored: dict[str, list[Tensor]] = {}
@@ -31,7 +40,7 @@ class Controller:
 
     def borrow(self, q: Tensor, k: Tensor, v: Tensor) -> None:
         """phi: before the softmax of every self-attention layer, in both halves of guidance."""
-        if 0 <= self.cur_step <= int(self.f_output * self.steps):
+        if 0 <= self.cur_step <= int(self.f_phi * self.steps):
             for x in (q, k, v):
                 x[1] = x[0]
                 x[3] = x[2]
@@ -39,9 +48,9 @@ class Controller:
     def edit(self, maps: Tensor, is_cross: bool, place: str) -> Tensor:
         """M and A, in the conditional half. maps: (4 heads n m)."""
         source, target = maps[2], maps[3]
-        if is_cross and self.cur_step < int(self.f_cross * (self.steps + 1)):
+        if is_cross and self.cur_step < int(self.f_A * (self.steps + 1)):
             target = self.pairing.refine(source, target)
-        if not is_cross and self.cur_step < self.map_ends and maps.shape[2] <= self.places // 4:
+        if not is_cross and self.cur_step < self.map_ends and maps.shape[2] <= self.most_queries:
             target = source
         maps = torch.stack([maps[0], maps[1], source, target])
         if is_cross and maps.shape[2] <= self.places // 4:

@@ -5,8 +5,11 @@ import torch
 from swap_model import SOURCE, TARGET, swap_model
 
 from models.hooks import Hook, Site, merge, reading
-from photoswap.blend import Blend, keep_source, subject_mask, watching
-from photoswap.edits import swap_cross_map
+from photoswap.blend import Blend, LocalBlend, keep_source, subject_mask
+from photoswap.edits import hook_table
+from photoswap.injections import COND, Injection, Row
+from photoswap.method import Run
+from photoswap.pictures import Picture
 from photoswap.tokens import align_prompts
 
 
@@ -52,31 +55,47 @@ def test_outside_the_mask_the_latents_are_bitwise_the_source_s():
     mask[..., :3] = True
     kept = keep_source(source, target, mask)
     assert torch.equal(kept[..., :3], target[..., :3]) and torch.equal(kept[..., 3:], source[..., 3:])
-    assert keep_source(source, target, None) is target
+
+
+ROWS = (Row("uncond", "target"), Row("cond", "source"), Row("cond", "target"))
+
+
+def run_of(model, latents, words, alignments=None):
+    """A run with a source and a target, of whose prompts these columns are the subject's."""
+    contexts = model.encode_text([SOURCE, TARGET])
+    source = Picture(latents[:1], contexts[:1], contexts[:1], words=words[0])
+    target = Picture(latents[:1], contexts[1:], contexts[:1], words=words[1], alignments=alignments or {})
+    return Run(model.unet, model.schedule, model.schedule.sampling(10), {"source": source, "target": target})
 
 
 @torch.no_grad()
 def test_it_reads_the_maps_as_they_were_used(device):
     model = swap_model(device)
-    context = model.encode_text(["", "", SOURCE, TARGET])
-    latents = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
+    context = model.encode_text(["", SOURCE, TARGET])
+    latents = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
     cross = [site for site in model.unet.sites if site.kind == "cross"]
-    swaps = {s: swap_cross_map([0, 1, 2, 2], align_prompts(model.tokenizer, SOURCE, TARGET)) for s in cross}
-    seen, used = [], []
-    blend, words = Blend(), ([5], [5, 6])  # "cat" in the source, "sks cat" in the target
-    hooks = merge(swaps, watching(blend, model.unet.sites, words, seen))
+    aligned = {"tokens": align_prompts(model.tokenizer, SOURCE, TARGET)}
+    run = run_of(model, latents, ([5], [5, 6]), aligned)  # "cat" in the source, "sks cat" in the target
+    blend, used = LocalBlend(Blend(), run), []
+    watching = blend.hooks(ROWS, model.unet.sites)
+    injection = Injection("A", halves=COND, alignment="tokens").at(model.unet.sites, (16, 16))
+    hooks = merge(hook_table([injection], ROWS, run.pictures, watching.keys()), watching)
     read = [s for s in cross if s.scale == 4]
     model.unet(latents, 500, context, merge(hooks, {s: Hook(map=reading(used.append)) for s in read}))
-    assert len(seen) == len(used) == len(read) > 0
-    for got, a in zip(seen, used, strict=True):
-        wanted = torch.stack([a[2, ..., 5].mean(dim=0), a[3, ..., 5:7].sum(dim=-1).mean(dim=0)])
+    assert len(blend.seen) == len(used) == len(read) > 0
+    for got, a in zip(blend.seen, used, strict=True):
+        wanted = torch.stack([a[1, ..., 5].mean(dim=0), a[2, ..., 5:7].sum(dim=-1).mean(dim=0)])
         assert got.shape == (2, 16) and torch.allclose(got, wanted, atol=1e-6)  # two orders of a short sum
-        assert torch.equal(a[3, ..., 6], a[2, ..., 5])  # the swap came first
+        assert torch.equal(a[2, ..., 6], a[1, ..., 5])  # the injection came first
 
 
-def test_a_network_without_such_sites_is_refused():
+def test_a_network_without_such_sites_and_a_run_without_words_are_refused(device):
+    model = swap_model(device)
+    latents = torch.zeros(1, 4, 16, 16, device=device)
     with pytest.raises(ValueError, match="scale 4"):
-        watching(Blend(), [Site("down", 0, 0, "cross")], ([1], [1]), [])
+        LocalBlend(Blend(), run_of(model, latents, ([1], [1]))).hooks(ROWS, [Site("down", 0, 0, "cross")])
+    with pytest.raises(ValueError, match="name both"):
+        LocalBlend(Blend(), run_of(model, latents, ([1], ())))
 
 
 def test_it_starts_after_a_fifth_of_the_steps():

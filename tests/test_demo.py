@@ -9,7 +9,7 @@ from tiny_model import tiny_model
 
 from photoswap import demo
 from photoswap.demo import SUBJECT, make_task, run, score
-from photoswap.plan import SwapPlan
+from photoswap.methods import Photoswap
 from photoswap.swap import SwapResult
 from train.config import DreamBoothConfig
 from train.world import SMALL
@@ -49,7 +49,7 @@ def test_the_whole_job_on_a_tiny_model(tmp_path, capsys, monkeypatch):
         "cat", steps=2, class_pictures=2, class_steps=2, prior_weight=1.0, learning_rate=1e-4, concept_dtype="float32"
     )
     monkeypatch.setattr(demo, "learning", lambda seed, subject: replace(config, seed=seed))
-    monkeypatch.setattr(demo, "PLAN", SwapPlan.scaled(4, guidance_scale=3.0))
+    monkeypatch.setattr(demo, "METHOD", Photoswap.scaled(4, guidance_scale=3.0))
     outcome = run(tiny_model(), tmp_path / "demo.png", seed=2, progress=False)
     with Image.open(tmp_path / "demo.png") as picture:
         assert picture.width > 5 * 256 and picture.height > 256

@@ -4,28 +4,28 @@ import pytest
 from tiny_model import tiny_model
 
 from photoswap.demo import make_task
-from photoswap.evaluate import METHODS, inversions, plans, report_inversions, report_swaps, sheet, swaps
-from photoswap.plan import SwapPlan
+from photoswap.evaluate import INVERSIONS, inversions, methods, report_inversions, report_swaps, sheet, swaps
+from photoswap.methods import Photoswap
 from train.miniature.sheet import samples, wrapped
 
-BASE = SwapPlan.scaled(4, guidance_scale=2.0)
+BASE = Photoswap.scaled(4, guidance_scale=2.0)
 
 
 def silent(items, desc):
     return items
 
 
-def test_the_plans_differ_in_what_is_swapped_alone():
-    found = plans(BASE)
-    assert [(p.output, p.map, p.cross) for p in found.values()] == [(0, 0, 0), (0, 2, 2), (1, 2, 2)]
+def test_the_methods_differ_in_what_is_swapped_alone():
+    found = methods(BASE)
+    assert [(p.phi, p.M, p.A) for p in found.values()] == [(0, 0, 0), (0, 2, 2), (1, 2, 2)]
     assert {p.steps for p in found.values()} == {4} and {p.guidance_scale for p in found.values()} == {2.0}
 
 
 def test_direct_inversion_loses_what_the_autoencoder_loses(capsys, monkeypatch):
-    monkeypatch.setattr("photoswap.evaluate.METHODS", ("ddim", "direct"))
+    monkeypatch.setattr("photoswap.evaluate.INVERSIONS", ("ddim", "direct"))
     found = inversions(tiny_model(), [make_task(0)], 7.5, silent)
     assert found["direct"][0] == found["autoencoder"][0]
-    assert "null-text" in METHODS
+    assert "null-text" in INVERSIONS
     report_inversions(found, 7.5)
     assert f"{found['direct'][0]:.1f} dB" in capsys.readouterr().out
 

@@ -458,3 +458,24 @@ def test_hooks_fire_once_when_gradients_are_checkpointed(kind, device):
 
 def test_the_slots_of_a_hook():
     assert [field.name for field in fields(Hook)] == ["qkv", "map", "output"]
+
+
+def test_several_parts_are_attended_each_by_itself(device):
+    """The first row over four keys, the second over all; together as if nothing had been cut."""
+    unet, inputs = tiny_unet(device), unet_inputs(device)
+
+    def few(q, k, v):
+        return q[:1], k[:1, :, :4], v[:1, :, :4]
+
+    parted = Hook(lambda q, k, v: [few(q, k, v), (q[1:], k[1:], v[1:])], output=lambda out: out)
+    got = unet(*inputs, {UP: parted})
+    whole, first = unet(*inputs), unet(*inputs, {UP: Hook(few, output=lambda out: out[[0, 0]])})
+    assert torch.allclose(got[1], whole[1], atol=1e-6) and torch.allclose(got[0], first[0], atol=1e-6)
+    assert not torch.allclose(got[0], whole[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("more", [{}, {"map": lambda maps: maps, "output": lambda out: out}])
+def test_parts_want_an_output_that_joins_them_and_no_map(more, device):
+    unet, inputs = tiny_unet(device), unet_inputs(device)
+    with pytest.raises(ValueError, match=r"slot qkv: returned a list of 2; wanted three tensors"):
+        unet(*inputs, {UP: Hook(lambda q, k, v: [(q, k, v), (q, k, v)], **more)})

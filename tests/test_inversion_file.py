@@ -13,7 +13,7 @@ from test_records import LONGEST, sentence
 
 from photoswap.inversion import invert_image, synthesize
 from photoswap.inversions.file import Inversion, normal_guidance
-from photoswap.plan import SwapPlan
+from photoswap.methods import Photoswap
 from photoswap.swap import swap
 
 STEPS = 3
@@ -212,14 +212,14 @@ def test_an_inversion_that_depends_on_its_prompt_serves_no_other(model, fitted, 
         )
     other = SOURCE.replace("photo", "drawing")
     assert other != SOURCE
-    plan = SwapPlan(STEPS, 1, 1, 1)
+    paper = Photoswap(steps=STEPS, phi=1, M=1, A=1)
     inversion.check(model, STEPS, prompt=SOURCE)
     if any_prompt:
         inversion.check(model, STEPS, prompt=other)
-        swapped = swap(model, inversion, other, other, plan)
+        swapped = swap(model, inversion, other, paper, source_prompt=other)
         assert torch.equal(swapped.source_latents, inversion.source_at(STEPS - 1))
         return
     with pytest.raises(ValueError, match=f"by {method} was made with the prompt"):
         inversion.check(model, STEPS, prompt=other)
     with pytest.raises(ValueError, match="was made with the prompt"):
-        swap(model, inversion, other, other, plan)
+        swap(model, inversion, other, paper, source_prompt=other)

@@ -1,4 +1,4 @@
-"""The preset "official" against the released code's algorithm as oracle.py spells it out, on the golden network.
+"""`official` against the released code's algorithm as oracle.py spells it out, on the golden network.
 
 All but the last test are float64, where after 50 guided steps the two still agree to 3e-14 and nothing but rounding can
 hide; float32 leaves 5e-6 for eps and 1.4e-5 for v. The golden text encoder knows 512 tokens, so prompts are cut into
@@ -20,8 +20,7 @@ from models import Autoencoder, VAEConfig
 from models.stable_diffusion import StableDiffusion
 from photoswap.blend import Blend
 from photoswap.inversion import Inversion
-from photoswap.plan import SwapPlan
-from photoswap.presets import Fractions, preset
+from photoswap.methods import Photoswap, official
 from photoswap.swap import swap
 from samplers import Schedule
 from weights import fingerprint
@@ -49,16 +48,26 @@ class WholeWords:
 
 
 @dataclass(frozen=True)
+class Shares:
+    """Of the steps, as the released code takes them."""
+
+    A: float = 0.4
+    phi: float = 0.2
+    M: float = 0.3
+
+
+@dataclass(frozen=True)
 class Case:
     """One swap, to be done by both."""
 
     steps: int
-    fractions: Fractions
+    shares: Shares
     blend: float | None = None  # its threshold
     prediction: str = "eps"
     target: str = INSERTED
     size: tuple[int, int] = (16, 16)
     length: int = 77
+    most_queries: int = 64  # of a site where M is swapped: of 16 x 16 latents all but the outermost
     phi: bool = True  # without it phi is not even swapped at the first step, which the released code always does
     dtype: torch.dtype = torch.float64
 
@@ -90,16 +99,18 @@ def source_of(case: Case) -> Inversion:
     return Inversion(trajectory, SOURCE, "null-text", 7.5, fingerprint(model), null_contexts=nulls)
 
 
-def ours(case: Case, plan: SwapPlan) -> torch.Tensor:
+def ours(case: Case, method: Photoswap) -> torch.Tensor:
     model, source = model_of(case.prediction, case.length, case.dtype), source_of(case)
-    words = {"source_word": "cat", "target_word": "sks"} if plan.blend else {}
-    result = swap(model, source, SOURCE, case.target, plan, **words)
+    words = {"source_word": "cat", "target_word": "sks"} if method.blend else {}
+    result = swap(model, source, case.target, method, **words)
     return torch.cat([result.source_latents, result.target_latents])
 
 
-def plan_of(case: Case) -> SwapPlan:
-    plan = preset("official", case.steps, case.fractions, **({} if case.phi else {"output": 0}))
-    return replace(plan, blend=replace(plan.blend, threshold=case.blend) if case.blend else None)
+def method_of(case: Case) -> Photoswap:
+    shares = case.shares
+    changes = {"max_queries": case.most_queries} | ({} if case.phi else {"phi": 0})
+    method = replace(official(case.steps, (shares.A, shares.phi, shares.M)), **changes)
+    return replace(method, blend=replace(method.blend, threshold=case.blend) if case.blend else None)
 
 
 @cache
@@ -109,10 +120,9 @@ def theirs(case: Case) -> tuple[torch.Tensor, list[torch.Tensor]]:
     model, source = model_of(case.prediction, case.length, case.dtype), source_of(case)
     prompts = [SOURCE, case.target]
     ids = [[510, *(token for token, _ in model.tokenizer.words(prompt)), 511] for prompt in prompts]
-    shares = {"cross": case.fractions.cross, "output": case.fractions.output if case.phi else -1.0}
-    shares["map"] = case.fractions.map
+    shares = {"A": case.shares.A, "phi": case.shares.phi if case.phi else -1.0, "M": case.shares.M}
     pairing = Pairing(*ids, case.length)
-    control = Controller(model.unet, case.steps, case.size, pairing, shares)
+    control = Controller(model.unet, case.steps, case.size, pairing, shares, case.most_queries)
     blend = None
     if case.blend:
         blend = LocalBlend(model.unet, prompts, ["cat", "sks"], case.steps, case.length, case.blend)
@@ -123,7 +133,7 @@ def theirs(case: Case) -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 def assert_same(case: Case) -> None:
     wanted, masks = theirs(case)
-    got = ours(case, plan_of(case))
+    got = ours(case, method_of(case))
     assert distance(got[0], wanted[0]) < TOLERANCE and distance(got[1], wanted[1]) < TOLERANCE
     assert len(masks) == (case.steps - case.steps // 5 if case.blend else 0)
     if case.blend == SPLITTING:
@@ -131,21 +141,21 @@ def assert_same(case: Case) -> None:
 
 
 KINDS = {
-    "phi": {"fractions": Fractions(0.0, 0.2, 0.0)},
-    "M": {"fractions": Fractions(0.0, 0.0, 0.3)},
-    "M without phi's first step": {"fractions": Fractions(0.0, 0.0, 0.3), "phi": False},
-    "A": {"fractions": Fractions(0.4, 0.0, 0.0)},
-    "A without phi's first step": {"fractions": Fractions(0.4, 0.0, 0.0), "phi": False},
-    "all": {"fractions": Fractions()},
-    "all with the blend": {"fractions": Fractions(), "blend": 0.3},
-    "all with a blend that splits": {"fractions": Fractions(), "blend": SPLITTING},
-    "the notebook's first example": {"fractions": Fractions(0.6, 0.8, 0.0), "blend": SPLITTING},
+    "phi": {"shares": Shares(0.0, 0.2, 0.0)},
+    "M": {"shares": Shares(0.0, 0.0, 0.3)},
+    "M without phi's first step": {"shares": Shares(0.0, 0.0, 0.3), "phi": False},
+    "A": {"shares": Shares(0.4, 0.0, 0.0)},
+    "A without phi's first step": {"shares": Shares(0.4, 0.0, 0.0), "phi": False},
+    "all": {"shares": Shares()},
+    "all with the blend": {"shares": Shares(), "blend": 0.3},
+    "all with a blend that splits": {"shares": Shares(), "blend": SPLITTING},
+    "the notebook's first example": {"shares": Shares(0.6, 0.8, 0.0), "blend": SPLITTING},
 }
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 def test_fifty_steps_of_everything_land_where_the_released_code_lands(prediction):
-    assert_same(Case(50, Fractions(), blend=SPLITTING, prediction=prediction))
+    assert_same(Case(50, Shares(), blend=SPLITTING, prediction=prediction))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -164,22 +174,29 @@ def test_fifty_steps_of_each_swap_land_where_the_released_code_lands(kind, predi
     "other", [{"size": (16, 32)}, {"size": (24, 16)}, {"length": 24}, {"target": REPLACED}], ids=lambda o: str(*o)
 )
 def test_other_sizes_lengths_and_prompts_agree_too(other):
-    assert_same(Case(6, Fractions(), blend=SPLITTING, **other))
+    assert_same(Case(6, Shares(), blend=SPLITTING, **other))
 
 
-EVERYTHING = Case(10, Fractions(), blend=SPLITTING)
+def test_where_M_is_swapped_is_an_absolute_count():
+    """Of 40 x 32 latents all layers but the outermost have at most 1024 queries, of 16 x 16 all."""
+    assert official().max_queries == 1024
+    assert_same(Case(2, Shares(0.0, 0.0, 1.0), size=(40, 32), most_queries=1024))
+    assert_same(Case(2, Shares(0.0, 0.0, 1.0), most_queries=1024))
+
+
+EVERYTHING = Case(10, Shares(), blend=SPLITTING)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"output": 2},  # 3: the bound is counted in
-        {"map": 4},
-        {"map": 6},
-        {"cross": 3},
-        {"cross": 5},
-        {"map_scales": (1, 2, 4, 8)},
-        {"map_scales": (4, 8)},
+        {"phi": 2},  # 3: the bound is counted in
+        {"M": 4},
+        {"M": 6},
+        {"A": 3},
+        {"A": 5},
+        {"max_queries": None},
+        {"max_queries": 16},
         {"align": "index"},
         {"blend": None},
         {"blend": Blend(SPLITTING, start=3)},
@@ -190,14 +207,14 @@ EVERYTHING = Case(10, Fractions(), blend=SPLITTING)
     ids=str,
 )
 def test_each_rule_counts(change):
-    """A plan that breaks one rule lands elsewhere, so that agreement means every rule is kept."""
+    """Settings that break one rule land elsewhere, so that agreement means every rule is kept."""
     wanted, _ = theirs(EVERYTHING)
-    got = ours(EVERYTHING, replace(plan_of(EVERYTHING), **change))
+    got = ours(EVERYTHING, replace(method_of(EVERYTHING), **change))
     assert distance(got[1], wanted[1]) > 1e-3
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 def test_float32_agrees_as_far_as_rounding_lets_it(prediction):
     """Without the blend, where a place at the very threshold may fall on either side."""
-    case = Case(50, Fractions(), prediction=prediction, dtype=torch.float32)
-    assert distance(ours(case, plan_of(case)), theirs(case)[0]) < 1e-4  # measured 5e-6 and 1.4e-5
+    case = Case(50, Shares(), prediction=prediction, dtype=torch.float32)
+    assert distance(ours(case, method_of(case)), theirs(case)[0]) < 1e-4  # measured 5e-6 and 1.4e-5

@@ -9,9 +9,9 @@ import torch
 
 from models.images import to_image, to_tensor
 from photoswap.demo import make_task
-from photoswap.evaluate import plans
+from photoswap.evaluate import methods
 from photoswap.inversion import invert_image, reconstruct
-from photoswap.plan import SwapPlan
+from photoswap.methods import Photoswap
 from photoswap.scores import inside, outside, palette_match, psnr
 from photoswap.swap import generate, swap
 from train.miniature.data import WORLDS, scene_at
@@ -82,9 +82,9 @@ def test_the_swap_keeps_the_background_and_brings_the_look(miniature, task):
     truth, source = render(scene), task.source
     ground, body = outside([source.mask, truth.mask]), inside(truth.mask)
     words = task.prompt, task.prompt.replace("a cat", "a blue cat")
-    base = SwapPlan(guidance_scale=GUIDANCE)
+    base = Photoswap(guidance_scale=GUIDANCE)
     inversion = invert_image(miniature, source.image, words[0])
-    results = {name: swap(miniature, inversion, *words, plan).result for name, plan in plans(base).items()}
+    results = {name: swap(miniature, inversion, words[1], method).result for name, method in methods(base).items()}
     kept = {name: psnr(result, source.image, ground) for name, result in results.items()}
     assert kept["no swap"] + 0.5 < min(kept["Prompt-to-Prompt"], kept["Photoswap"])
     assert kept["Photoswap"] > 18

@@ -25,7 +25,7 @@ def test_swap_writes_two_pictures_and_a_record_that_repeats_them(tiny, pictures,
     assert record["seed"] is None and record["arguments"]["source"] == str(pictures / "source.png")
     assert record["settings"]["source_prompt"] == PROMPT
     assert record["settings"]["target_prompt"] == "a photo of a sks cat on grass"
-    assert record["settings"]["plan"]["steps"] == 4
+    assert record["settings"]["method"]["steps"] == 4
     assert set(record["seconds"]) >= {"load", "invert", "denoise", "decode"}
 
 

@@ -4,6 +4,7 @@ import itertools
 import random
 
 import pytest
+import torch
 
 from models.tokenizer import Tokenizer
 from photoswap.tokens import align, align_prompts, replace_word, subject_tokens
@@ -13,8 +14,9 @@ TOKENIZER = Tokenizer()
 
 def pairs(alignment, n):
     """The source's column of each of the first n target columns, None where the target keeps its own."""
-    shared, columns = alignment.shared.tolist(), alignment.columns.tolist()
-    return [column if taken else None for column, taken in zip(columns[:n], shared[:n], strict=True)]
+    taken, own = alignment.taken, alignment.own
+    assert torch.equal(taken.sum(dim=0) + own, torch.ones(len(own)))  # every column is one or the other, and entire
+    return [None if own[j] else taken[:, j].argmax().item() for j in range(n)]
 
 
 def test_an_inserted_token_keeps_its_own_column():

@@ -10,10 +10,12 @@ How much of the source is kept is a matter of three lambdas, counted in steps
 from the first: so long the target takes the source's self-attention output phi
 (--phi), its self-attention map M (--M) and its cross-attention map A (--A).
 More of them keep more of the source's layout; fewer leave the new subject more
-freedom. The defaults are the paper's: 10, 25 and 20
-of 50 steps, and in proportion where there are more or fewer. --preset official
-does as the code does that the paper's authors released: other counts, M at
-fewer layers, and a blend (README.md; its inversion is --inversion null-text).
+freedom. The defaults are the paper's: 10, 25 and 20 of 50 steps, and in
+proportion where there are more or fewer. --preset official does as the code
+does that the paper's authors released: other counts, M at fewer layers, and a
+blend (README.md; its inversion is --inversion null-text). --method names
+another method; `photoswap methods` lists them with their settings, which --set
+changes.
 
 examples:
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --concept my-cat/concept.safetensors
@@ -29,7 +31,7 @@ import platform
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 
     from models.stable_diffusion import StableDiffusion
     from photoswap.inversion import Inversion
-    from photoswap.plan import SwapPlan
+    from photoswap.method import Method
     from photoswap.swap import SwapResult
     from train.checkpoint import Concept
 
@@ -80,6 +82,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_inversion(parser)
     group = parser.add_argument_group("the swap")
+    group.add_argument(
+        "--method",
+        default="photoswap",
+        metavar="NAME",
+        help="of those that `photoswap methods` lists (default: %(default)s)",
+    )
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SETTING=VALUE",
+        dest="settings",
+        help="a setting of the method by its published name; may be repeated",
+    )
     group.add_argument(
         "--preset",
         choices=("paper", "official"),
@@ -135,6 +151,7 @@ def run(arguments: argparse.Namespace) -> None:
     check(arguments)
     from models.images import load_image, load_mask
     from photoswap.inversion import Inversion
+    from photoswap.methods import Photoswap
     from photoswap.swap import swap
     from train.checkpoint import load_concept
 
@@ -142,29 +159,30 @@ def run(arguments: argparse.Namespace) -> None:
     inversion = Inversion.load(given) if given and given.suffix == INVERSION else None
     picture = load_image(given) if given and inversion is None else None
     mask = load_mask(arguments.mask) if arguments.mask else None
-    plan = make_plan(arguments, inversion, GUIDANCE)
-    if arguments.M and plan.map <= plan.output:
-        warnings.warn(f"--M {plan.map} changes nothing: phi, {plan.output} steps long, carries M with it", stacklevel=1)
+    method = make_method(arguments, inversion, GUIDANCE)
+    if arguments.M and isinstance(method, Photoswap) and method.phi >= method.M:
+        warnings.warn(f"--M {method.M} changes nothing: phi, {method.phi} steps long, carries M with it", stacklevel=1)
     concept = load_concept(arguments.concept) if arguments.concept else None
     prompts = make_prompts(arguments, inversion, concept)
     start = time.perf_counter()
     model = load_model(arguments, concept=concept)
     timings = {"load": time.perf_counter() - start}
     check_words(model, prompts)
-    plan = make_plan(arguments, inversion, guidance_for(model, arguments.guidance))
+    method = make_method(arguments, inversion, guidance_for(model, arguments.guidance))
     start = time.perf_counter()
-    inversion = inversion or invert(model, picture, prompts.source, plan, arguments)
+    inversion = inversion or invert(model, picture, prompts.source, method, arguments)
     timings["invert"] = time.perf_counter() - start
     result = swap(
         model,
         inversion,
-        prompts.source,
         prompts.target,
-        plan,
+        method,
+        source_prompt=prompts.source,
         source_word=prompts.source_word,
         target_word=prompts.target_word,
         mask=mask,
         size=arguments.size,
+        seed=seed_for(arguments.seed),
         progress=not arguments.quiet,
     )
     write(arguments, inversion, result, timings | result.timings)
@@ -187,25 +205,47 @@ def check(arguments: argparse.Namespace) -> None:
     check_free([arguments.out / name for name in (RESULT, GRID, RECORD)], read, arguments.overwrite)
 
 
-def make_plan(arguments: argparse.Namespace, inversion: "Inversion | None", guidance_scale: float) -> "SwapPlan":
-    """The preset's plan at this number of steps, with the flags that were given.
+def make_method(arguments: argparse.Namespace, inversion: "Inversion | None", guidance_scale: float) -> "Method":
+    """The method, or Photoswap's preset, at this number of steps, with the settings that were given.
 
     An inversion brings its own number of steps, and its guidance where it was made for one. guidance_scale: elsewhere.
+    Raises ValueError for an unknown method, and for settings it does not have.
     """
     from photoswap.blend import Blend
-    from photoswap.presets import Fractions, preset
+    from photoswap.methods import METHODS, official
 
+    if arguments.method not in METHODS:
+        raise ValueError(f"no method {arguments.method!r}; want one of {', '.join(METHODS)}")
+    kind = METHODS[arguments.method]
     steps = inversion.steps if inversion and arguments.steps is None else steps_for(arguments.steps)
     fitted = inversion is not None and inversion.method in ("null-text", "seed") and arguments.guidance is None
-    scale = inversion.guidance_scale if inversion and fitted else guidance_scale
-    lambdas = {"output": arguments.phi, "map": arguments.M, "cross": arguments.A}
-    given: dict[str, Any] = {name: value for name, value in lambdas.items() if value is not None}
-    if arguments.align is not None:
-        given["align"] = arguments.align
+    given: dict[str, Any] = {name: getattr(arguments, name) for name in ("phi", "M", "A", "align")}
+    given = {name: value for name, value in given.items() if value is not None}
     if arguments.blend is not None:
         given["blend"] = Blend(threshold=arguments.blend)
-    fractions = None if arguments.fractions is None else Fractions(*arguments.fractions)
-    return preset(arguments.preset, steps, fractions, guidance_scale=scale, **given)
+    given |= dict(map(_setting, arguments.settings))
+    names = [field.name for field in fields(kind)]
+    if unknown := [name for name in given if name not in names]:
+        raise ValueError(f"{arguments.method} has no setting {', '.join(unknown)}; it has {', '.join(names)}")
+    given = {"guidance_scale": inversion.guidance_scale if inversion and fitted else guidance_scale} | given
+    official_wanted = arguments.preset == "official"
+    if official_wanted and arguments.method != "photoswap":
+        raise ValueError(f"the preset official belongs to photoswap; leave it out with {arguments.method}")
+    if arguments.fractions is not None and not official_wanted:
+        raise ValueError("fractions belong to the preset official; the paper counts steps: give those")
+    shares = {} if arguments.fractions is None else {"shares": tuple(arguments.fractions)}
+    return official(steps, **shares, **given) if official_wanted else kind.scaled(steps, **given)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """ "name=value" with the value as JSON has it, or as text where it is none."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"--set {text!r} is no setting; want SETTING=VALUE")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def make_prompts(arguments: argparse.Namespace, inversion: "Inversion | None", concept: "Concept | None") -> Prompts:
@@ -234,13 +274,13 @@ def invert(
     model: "StableDiffusion",
     picture: "Image.Image | None",
     prompt: str,
-    plan: "SwapPlan",
+    method: "Method",
     arguments: argparse.Namespace,
 ) -> "Inversion":
     """The inversion of a picture, or of one drawn from the seed."""
     from photoswap.inversion import invert_image, synthesize
 
-    settings = (plan.steps, plan.guidance_scale, arguments.size, not arguments.quiet)
+    settings = (method.steps, method.guidance_scale, arguments.size, not arguments.quiet)
     if picture is None:
         return synthesize(model, prompt, seed_for(arguments.seed), *settings)
     return invert_image(model, picture, prompt, inversion_for(arguments.inversion), *settings)

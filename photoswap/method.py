@@ -1,0 +1,112 @@
+"""What a method may say; each is a frozen dataclass of its settings (`photoswap/methods/__init__.py` tells how)."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeAlias
+
+import torch
+from torch import Tensor
+
+from models.hooks import Hooks, Site
+from models.tokenizer import Tokenizer
+from models.unet import UNet
+from photoswap.injections import Injection, Row
+from photoswap.pictures import Guidance, Picture
+from photoswap.tokens import Alignment
+from samplers import Schedule, Step
+
+Latents: TypeAlias = Mapping[str, Tensor]  # (1 4 h w) by the picture's name
+Update: TypeAlias = Callable[[Latents, Latents, Step], Latents]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of the loop, for what a method makes of it: its networks and pictures, its steps, its randomness."""
+
+    unet: UNet
+    schedule: Schedule
+    steps: Sequence[Step]
+    pictures: Mapping[str, Picture]
+    generator: torch.Generator | None = None
+
+    def draw(self, size: tuple[int, ...]) -> Tensor:
+        """Standard normal numbers from the run's generator, drawn where it lives so that a seed means the same."""
+        like = next(iter(self.pictures.values())).noise
+        if self.generator is None:
+            raise ValueError("this method draws noise: give the run a generator")
+        drawn = torch.randn(size, generator=self.generator, device=self.generator.device, dtype=torch.float32)
+        return drawn.to(like.device, like.dtype)
+
+
+class Follower:
+    """What watches a run and changes the latents behind its steps; made anew for each run, so it may remember."""
+
+    def rows(self) -> Iterable[Row]:
+        """The rows it reads in every step, which are then computed."""
+        return ()
+
+    def hooks(self, rows: Sequence[Row], sites: Sequence[Site]) -> Hooks:
+        """Its reading hooks in a batch of these rows; they see what was injected."""
+        return {}
+
+    def after(self, latents: Latents, step: Step) -> Latents:
+        """The latents of all pictures behind a step, those it changes changed."""
+        return latents
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """The settings that all methods have. Everything below does nothing unless a method says otherwise.
+
+    steps: of the sampler. guidance_scale: one number, or one for each step. Raises ValueError for values that make no
+    method.
+    """
+
+    counts: ClassVar[tuple[str, ...]] = ()  # fields that count steps, 0..steps, and scale with them
+    steps: int = 50
+    guidance_scale: Guidance = 7.5
+
+    def __post_init__(self) -> None:
+        if not is_count(self.steps) or self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; want a whole number, at least 1")
+        for name in self.counts:
+            count = getattr(self, name)
+            if not is_count(count) or not 0 <= count <= self.steps:
+                raise ValueError(f"{name} is {count}; want a whole number of steps, 0..{self.steps}")
+        if isinstance(self.guidance_scale, Sequence) and len(self.guidance_scale) != self.steps:
+            raise ValueError(
+                f"guidance_scale has {len(self.guidance_scale)} values for {self.steps} steps; want as many"
+            )
+
+    @classmethod
+    def scaled(cls, steps: int, **changes: Any) -> Self:
+        """The published proportions at another number of steps; changes are further settings, taken as they are."""
+        usual = cls()
+        complete = steps if is_count(steps) and steps > 0 else 0
+        counts = {name: round(getattr(usual, name) * complete / usual.steps) for name in cls.counts}
+        return cls(**{"steps": steps, **counts, **changes})
+
+    def injections(self, step: int) -> Iterable[Injection]:
+        """What goes from whom to whom in a step, 0 the noisiest."""
+        return ()
+
+    def alignments(self, tokenizer: Tokenizer, source: str, target: str) -> Mapping[str, Alignment]:
+        """By the name that its injections use, how the tokens of two prompts answer to each other."""
+        return {}
+
+    def start(self, run: Run, target: str) -> tuple[int, Tensor]:
+        """The first step and the target's latents before it, (1 4 h w)."""
+        return 0, run.pictures[target].noise
+
+    def followers(self, run: Run, target: str) -> Sequence[Follower]:
+        """What watches the run and changes latents behind steps."""
+        return ()
+
+    def update(self, run: Run, target: str) -> Update | None:
+        """Another rule than DDIM's: (latents, guided eps, step) -> the latents behind it of the pictures it moves."""
+        return None
+
+
+def is_count(value: object) -> bool:
+    """Whether it is a whole number, which True is not."""
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,41 @@
+"""The methods of the field, one file each, as data for one loop (`photoswap.side_by_side`).
+
+How to write a method: a frozen dataclass of its settings, under their published names and defaults, with a function
+from the step (0 is the noisiest) to what goes from whom to whom. Twenty lines are a method:
+
+    @dataclass(frozen=True, kw_only=True)
+    class FreePrompt(Method):
+        counts: ClassVar = ("M",)  # counts steps: is checked against `steps`, and scales with it
+        M: int = 25
+
+        def injections(self, step):
+            if step < self.M:
+                yield Injection("M", halves=COND)
+
+`Injection` says what a quantity, its sites and its halves may be; origin and into are names of pictures, "source" and
+"target" unless a method has references. What a method does beside injecting it says by overriding
+
+    alignments   how the tokens of the two prompts answer to each other, for A
+    start        at which step it begins, and from which latents
+    followers    what watches the run and changes latents behind each step (`Follower`), such as a blend
+    update       another rule than DDIM's from one step to the next
+
+all of which are given the `Run`: networks, schedule, pictures, and noise from the caller's generator. Then the class
+goes into METHODS, and the command line, the swap and their JSON know it. A method imports nothing that runs.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from photoswap.method import Follower, Latents, Method, Run, Update
+
+from .photoswap import Photoswap, official
+
+METHODS: Mapping[str, type[Method]] = MappingProxyType({"photoswap": Photoswap})
+
+__all__ = ["METHODS", "Follower", "Latents", "Method", "Photoswap", "Run", "Update", "official"]
+
+
+def name_of(method: Method) -> str:
+    """The name a method goes by: that in METHODS, else its class's."""
+    return next((name for name, kind in METHODS.items() if type(method) is kind), type(method).__name__)

@@ -1,0 +1,80 @@
+"""Photoswap (Gu et al., NeurIPS 2023, arXiv:2305.18286), Algorithm 1, and the rules of the code its authors released.
+
+A lambda counts denoising steps from the first, noisiest one. (Algorithm 1 as printed swaps the last steps; its text and
+its figures 4 and 9 say the first, and so do we.) README.md has the table of what paper and released code differ in.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+from models.tokenizer import Tokenizer
+from photoswap.blend import Blend, LocalBlend
+from photoswap.injections import COND, Injection
+from photoswap.method import Follower, Method, Run
+from photoswap.tokens import Alignment, align_prompts
+
+Align = Literal["tokens", "index"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photoswap(Method):
+    """The target takes phi for so many steps, M for so many, A for so many; never psi, which carries the new subject.
+
+    phi goes in both halves of guidance, M and A in the conditional one. While phi is swapped M has no say. align:
+    "tokens" gives the target the source's columns of A for the tokens both prompts share, and leaves the concept its
+    own (Prompt-to-Prompt's refinement); "index" copies A column for column, as the paper's formula reads. max_queries:
+    M only at sites of at most so many. blend: keep the source's latents outside the subject, or None.
+    """
+
+    counts: ClassVar = ("phi", "M", "A")
+    phi: int = 10
+    M: int = 25
+    A: int = 20
+    align: Align = "tokens"
+    max_queries: int | None = None
+    blend: Blend | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.align not in get_args(Align):
+            raise ValueError(f'align is {self.align!r}; want "tokens" or "index"')
+        if self.blend is not None and self.blend.start_at(self.steps) > self.steps:
+            raise ValueError(f"the blend starts at step {self.blend.start}; want 0..{self.steps}")
+
+    def injections(self, step: int) -> Iterator[Injection]:
+        if step < self.phi:
+            yield Injection("phi")
+        elif step < self.M:
+            yield Injection("M", halves=COND, max_queries=self.max_queries)
+        if step < self.A:
+            yield Injection("A", halves=COND, alignment="tokens" if self.align == "tokens" else None)
+
+    def alignments(self, tokenizer: Tokenizer, source: str, target: str) -> Mapping[str, Alignment]:
+        return {"tokens": align_prompts(tokenizer, source, target)} if self.align == "tokens" else {}
+
+    def followers(self, run: Run, target: str) -> Sequence[Follower]:
+        return [LocalBlend(self.blend, run, target)] if self.blend else []
+
+
+def official(steps: int = 50, shares: tuple[float, float, float] = (0.4, 0.2, 0.3), **changes: Any) -> Photoswap:
+    """Photoswap as released, which takes how long from shares of all steps.
+
+    shares: of A, of phi, and of M on top of phi's; the defaults are the paper's 20, 10 and 25 of 50 in these terms. The
+    released notebook has 0.6, 0.8, 0 and 0.9, 0.9, 0. changes: settings, taken as they are. Raises ValueError for
+    shares outside 0..1, and where phi and M take more than all steps together.
+    """
+    A, phi, M = shares
+    for name, share in zip(("A", "phi", "M"), shares, strict=True):
+        if not 0 <= share <= 1:
+            raise ValueError(f"the share of steps for {name} is {share}; want 0..1")
+    if phi + M > 1:
+        raise ValueError(f"phi and M take {phi} and {M} of the steps, one after the other; want at most 1 together")
+    rules: dict[str, Any] = {
+        "phi": min(int(steps * phi) + 1, steps),  # up to and including this step; 0 still means step 0
+        "M": int(steps * (M + phi)),
+        "A": min(int((steps + 1) * A), steps),  # read off a table one row longer than there are steps
+        "max_queries": 32 * 32,  # an absolute count: all sites at 256 px, not the outermost at 512
+        "blend": Blend(threshold=0.3, start=int(steps * 0.2), scale=4),
+    }
+    return Photoswap(steps=steps, **(rules | changes))

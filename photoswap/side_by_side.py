@@ -1,0 +1,161 @@
+"""Denoise several pictures side by side, each taking from the others what a method says: Photoswap, Algorithm 1.
+
+The loop is one for every method. It computes only the rows that somebody needs: those of the pictures whose latents
+are not known beforehand, those that they take from, and those that a follower reads.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from models.hooks import Hooks, merge
+from models.unet import UNet
+from samplers import Schedule, Step, guide, move
+
+from .edits import hook_table
+from .injections import BOTH, Injection, Row, rows_needed
+from .method import Follower, Latents, Method, Run, Update
+from .pictures import Picture
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """What stands behind one step: every picture's latents, the guided noise estimates asked for, the rows computed."""
+
+    step: Step
+    latents: Latents
+    eps: Latents
+    rows: tuple[Row, ...]
+
+
+@torch.no_grad()
+def side_by_side(
+    unet: UNet,
+    schedule: Schedule,
+    pictures: Mapping[str, Picture],
+    method: Method | Mapping[str, Method],
+    *,
+    followers: Sequence[Follower] = (),
+    generator: torch.Generator | None = None,
+) -> Iterator[Moment]:
+    """Run a method, or one for each of several targets by name, and yield after every step; the last has the result.
+
+    pictures: by name; a single method moves the one called "target". Stop whenever you like; previews and progress are
+    what you do between two steps. followers: beside the method's own, after them. generator: of methods that draw.
+    Raises ValueError, before the first step, for pictures and methods that do not fit each other.
+    """
+    methods = {"target": method} if isinstance(method, Method) else method
+    run = Run(unet, schedule, schedule.sampling(_steps(methods, pictures)), pictures, generator)
+    followers = [*(follower for name, m in methods.items() for follower in m.followers(run, name)), *followers]
+    updates = [ddim(run), *(update for name, m in methods.items() if (update := m.update(run, name)))]
+    latents, first = _start(run, methods)
+    for phase in phases(run, methods, followers, first):
+        call = _Call(run, phase, followers)
+        for step in phase.steps:
+            outputs = call(latents, step)
+            eps = {name: _guided(run, name, outputs, latents[name], step) for name in phase.moving}
+            moved = [update(latents, eps, step) for update in updates]
+            latents = {name: z for some in moved for name, z in some.items()}
+            for follower in followers:
+                latents = {**latents, **follower.after(latents, step)}
+            yield Moment(step, latents, eps, phase.rows)
+
+
+def ddim(run: Run) -> Update:
+    """Each picture whose latents are known stands there, every other moves along its guided estimate (DDIM, eq. 12)."""
+
+    def update(latents: Latents, eps: Latents, step: Step) -> Latents:
+        known = {name: picture.before(step.index + 1) for name, picture in run.pictures.items() if picture.is_known}
+        return known | {name: move(latents[name], eps[name], step.alpha_from, step.alpha_to) for name in eps}
+
+    return update
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps in a row in which the same is injected in the same rows, and the pictures whose eps they give."""
+
+    steps: tuple[Step, ...]
+    injections: tuple[Injection, ...]
+    rows: tuple[Row, ...]
+    moving: tuple[str, ...]
+
+
+def phases(run: Run, methods: Mapping[str, Method], followers: Sequence[Follower] = (), first: int = 0) -> list[Phase]:
+    """The run cut where what is injected, or the rows that somebody needs, changes."""
+    pictures, sites = run.pictures, run.unet.all_sites
+    size = next(iter(pictures.values())).size
+    moving = tuple(name for name, picture in pictures.items() if not picture.is_known)
+    order = [Row(half, name) for half in BOTH for name in pictures]
+
+    def content(step: Step) -> tuple[tuple[Injection, ...], tuple[Row, ...]]:
+        every = [i.aimed_at(name).at(sites, size) for name, m in methods.items() for i in m.injections(step.index)]
+        injections = tuple(injection for injection in every if injection.addresses)
+        own = {Row(half, name) for name in moving for half in pictures[name].halves(step.index)}
+        read = {row for follower in followers for row in follower.rows()}
+        rows = rows_needed(own | read, injections, pictures)
+        return injections, tuple(row for row in order if row in rows)
+
+    grouped = groupby(run.steps[first:], key=content)
+    return [Phase(tuple(steps), injections, rows, moving) for (injections, rows), steps in grouped]
+
+
+class _Call:
+    """The network called on the rows of a phase; what does not change within it is made once."""
+
+    def __init__(self, run: Run, phase: Phase, followers: Sequence[Follower]) -> None:
+        self.run, self.rows = run, phase.rows
+        read: Hooks = {}
+        for follower in followers:
+            read = merge(read, follower.hooks(phase.rows, run.unet.sites))
+        table = hook_table(phase.injections, phase.rows, run.pictures, read.keys())
+        self.hooks = run.unet.prepare_hooks(merge(table, read))
+        unconds = [run.pictures[row.picture].uncond for row in phase.rows if row.half == "uncond"]
+        changing = any(uncond is not None and len(uncond) > 1 for uncond in unconds)
+        self.prepared = None if changing else run.unet.prepare_context(self._context(phase.steps[0]))
+
+    def __call__(self, latents: Latents, step: Step) -> dict[Row, Tensor]:
+        """The network's output for each row, in the type of the latents."""
+        batch = torch.cat([latents[row.picture] for row in self.rows])
+        context = self._context(step) if self.prepared is None else self.prepared
+        outputs = self.run.unet(batch.to(self.run.unet.conv_in.weight.dtype), step.t, context, self.hooks)
+        return dict(zip(self.rows, outputs.to(batch.dtype).split(1), strict=True))
+
+    def _context(self, step: Step) -> Tensor:
+        return torch.cat([self.run.pictures[row.picture].context_at(row.half, step.index) for row in self.rows])
+
+
+def _guided(run: Run, name: str, outputs: Mapping[Row, Tensor], latents: Tensor, step: Step) -> Tensor:
+    """The guided noise estimate of one picture."""
+    cond = outputs[Row("cond", name)]
+    output = guide(outputs.get(Row("uncond", name), cond), cond, run.pictures[name].guidance(step.index))
+    return run.schedule.to_eps(output, latents, step)
+
+
+def _steps(methods: Mapping[str, Method], pictures: Mapping[str, Picture]) -> int:
+    """How many steps all methods take. Raises ValueError where they, or the pictures, do not agree."""
+    counts = {method.steps for method in methods.values()}
+    if len(counts) != 1:
+        raise ValueError(f"the methods take {sorted(counts)} steps; want the same for all targets of a run")
+    if missing := [name for name in methods if name not in pictures]:
+        raise ValueError(f"there is a method for {', '.join(missing)}, but no such picture; there is {list(pictures)}")
+    if len({picture.size for picture in pictures.values()}) != 1:
+        raise ValueError(f"the pictures' latents are {[picture.size for picture in pictures.values()]}; want one size")
+    steps = counts.pop()
+    for name, picture in pictures.items():
+        picture.check(name, steps)
+    return steps
+
+
+def _start(run: Run, methods: Mapping[str, Method]) -> tuple[dict[str, Tensor], int]:
+    """All latents before the first step, and its index."""
+    starts = {name: method.start(run, name) for name, method in methods.items()}
+    firsts = {first for first, _ in starts.values()}
+    if len(firsts) != 1:
+        raise ValueError(f"the methods begin at steps {sorted(firsts)}; want the same for all targets of a run")
+    first = firsts.pop()
+    latents = {name: picture.before(first) for name, picture in run.pictures.items()}
+    return latents | {name: target for name, (_, target) in starts.items()}, first
