@@ -87,6 +87,15 @@ def test_what_is_written_is_read_again_and_gives_the_same_bytes(path, tmp_path):
     assert (tmp_path / "b").read_bytes() == path.read_bytes()
 
 
+def test_tensors_may_share_memory(tmp_path):
+    """As tied weights do, and rows of one table."""
+    both = torch.linspace(-1, 1, 24).reshape(2, 4, 3)
+    held = {**tensors(), "bread": both, "unet.a": both, "unet.b": both[1]}
+    write(tmp_path / "a", KIND, held, ABOUT)
+    found = read(tmp_path / "a", KIND)[0]
+    assert torch.equal(found["unet.a"], both) and torch.equal(found["unet.b"], both[1])
+
+
 def test_optional_tensors_and_defaults_may_be_missing(tmp_path):
     held, data = tensors(), {"kind": "sandwich", "prompt": "", "method": "other", "scale": 1, "seed": None}
     held.pop("unet.conv.weight")

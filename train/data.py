@@ -194,6 +194,12 @@ class Stream:
         return {"generator": self.generator.get_state(), "queue": torch.tensor(self.queue, dtype=torch.long)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` gave."""
-        self.generator.set_state(state["generator"])
-        self.queue = state["queue"].tolist()
+        """Go on from what `state` gave. Raises ValueError for a state of other pictures, and for none at all."""
+        queue = state["queue"].tolist()
+        if not set(queue) <= set(range(len(self.examples))):
+            raise ValueError(f"there are {len(self.examples)} pictures and the next are {queue[:5]}")
+        try:
+            self.generator.set_state(state["generator"])
+        except (RuntimeError, TypeError):
+            raise ValueError("the state of the random numbers is none") from None
+        self.queue = queue

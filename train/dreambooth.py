@@ -20,14 +20,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.stable_diffusion import StableDiffusion
-from train.checkpoint import CHECKPOINT, Concept, fill, read, save_concept, write
+from train.checkpoint import Concept, fill, save_concept
 from train.config import FREE, DreamBoothConfig
 from train.data import CentreCrops, Examples, PictureSource, RandomCrops, Stream, mirrored, read_pictures
 from train.learner import Learner, learning_networks
 from train.prior import SampleSettings, class_pictures, sample_pictures
+from train.run_file import RUN, RunRecord, read_run, write_run
 from weights import fingerprint
 from weights.atomic import atomic
 from weights.load import networks_of
+from weights.records import quoted
 
 CHECKPOINT_FILE, CONCEPT_FILE, CLASS_FOLDER, SAMPLE_FOLDER = (
     "checkpoint.safetensors",
@@ -82,7 +84,10 @@ def learn(
     with _ready_to_learn(model, config):
         learner = Learner(model, config, Stream(examples, model.schedule.train_steps, config.seed), classes)
         if saved is not None:
-            learner.restore(*saved)
+            try:
+                learner.restore(*saved)
+            except ValueError as error:
+                raise RUN.damaged(Path(out or "", CHECKPOINT_FILE), error) from None
         _run(learner, size, about, watch)
         concept = _concept(learner, about)
     if watch.folder:
@@ -135,19 +140,18 @@ def _saved(folder: Path | None, about: Mapping[str, Any], steps: int) -> tuple[d
     """The state to resume from and the steps behind it, once it is sure that it is of this very run."""
     if folder is None or not (folder / CHECKPOINT_FILE).is_file():
         raise ValueError(f"there is nothing to resume: no {CHECKPOINT_FILE} in {folder}; start without resume")
-    state, begun = read(folder / CHECKPOINT_FILE, CHECKPOINT)
+    state, begun = read_run(folder / CHECKPOINT_FILE)
     for key, what in {"base": "another model", "pictures": "other references"}.items():
-        if begun[key] != about[key]:
+        if getattr(begun, key) != about[key]:
             raise ValueError(f"the run in {folder} was begun with {what}; resume it with those, or use another folder")
-    theirs, ours = begun["settings"], about["settings"]
-    changed = [
-        f"{k} was {theirs.get(k)!r} and is {ours[k]!r}" for k in ours if k not in FREE and theirs.get(k) != ours[k]
-    ]
+    theirs, ours = begun.settings, about["settings"]
+    changed = [k for k in ours if k not in FREE and theirs.get(k) != ours[k]]
     if changed:
-        raise ValueError(f"the run in {folder} was begun otherwise: {'; '.join(changed)}; resume it with what it had")
-    if begun["done"] > steps:
-        raise ValueError(f"the run in {folder} has {begun['done']} steps behind it, more than the {steps} asked for")
-    return state, begun["done"]
+        told = "; ".join(f"{k} was {quoted(theirs.get(k))} and is {quoted(ours[k])}" for k in changed[:5])
+        raise ValueError(f"the run in {folder} was begun otherwise: {told}; resume it with what it had")
+    if begun.done > steps:
+        raise ValueError(f"the run in {folder} has {begun.done} steps behind it, more than the {steps} asked for")
+    return state, begun.done
 
 
 @contextmanager
@@ -217,7 +221,7 @@ def _show(learner: Learner, size: int, watch: Watch) -> None:
 
 def _keep(learner: Learner, about: Mapping[str, Any], watch: Watch) -> None:
     if watch.folder:
-        write(watch.folder / CHECKPOINT_FILE, CHECKPOINT, learner.state(), {**about, "done": learner.done})
+        write_run(watch.folder / CHECKPOINT_FILE, learner.state(), RunRecord(**about, done=learner.done))
 
 
 def _concept(learner: Learner, about: Mapping[str, Any]) -> Concept:

@@ -15,6 +15,9 @@ from train.data import Stream
 from train.loss import dreambooth_loss, min_snr_weights, squared_error
 from weights.load import networks_of
 from weights.names import Part
+from weights.records import listed, quoted
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, for each parameter
 
 
 def learning_networks(model: StableDiffusion, config: DreamBoothConfig) -> dict[Part, nn.Module]:
@@ -111,18 +114,39 @@ class Learner:
         }
 
     def restore(self, state: Mapping[str, Tensor], done: int) -> None:
-        """Go on from what `state` gave after `done` steps. Raises ValueError when tensors are missing or unknown."""
-        fill(self.networks, {name: tensor for name, tensor in state.items() if name.split(".")[0] in self.networks})
-        moments: dict[int, dict[str, Tensor]] = {}
-        for i, name in enumerate(self.names):
-            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"adamw.{name}.{key}" in state]
-            if keys:
-                moments[i] = {key: state[f"adamw.{name}.{key}"] for key in keys}
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        """Go on from what `state` gave after `done` steps. Raises ValueError for tensors of another run than this."""
+        known = [*self.networks, "adamw", *(kind for kind, _ in self._streams())]
+        if strange := [name for name in state if name.split(".")[0] not in known]:
+            raise ValueError(f"it holds {listed(strange)}, which this run does not have")
+        moments = self._moments(state)
         for kind, stream in self._streams():
-            stream.restore({key: state[f"{kind}.{key}"] for key in ("generator", "queue")})
+            stream.restore({key: _held(state, f"{kind}.{key}") for key in ("generator", "queue")})
+        fill(self.networks, {name: tensor for name, tensor in state.items() if name.split(".")[0] in self.networks})
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.done = done
+
+    def _moments(self, state: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+        """What the optimizer keeps of each parameter. The optimizer itself would take any shapes, and fail later."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for i, (name, parameter) in enumerate(zip(self.names, parameters, strict=True)):
+            if not any(f"adamw.{name}.{key}" in state for key in MOMENTS):
+                continue
+            moments[i] = {key: _held(state, f"adamw.{name}.{key}") for key in MOMENTS}
+            for key, moment in moments[i].items():
+                if moment.shape != (() if key == "step" else parameter.shape):
+                    raise ValueError(f"the tensor {quoted(f'adamw.{name}.{key}')} is {tuple(moment.shape)}")
+        known = {f"adamw.{name}.{key}" for name in self.names for key in MOMENTS}
+        if strange := [name for name in state if name.startswith("adamw.") and name not in known]:
+            raise ValueError(f"it holds {listed(strange)}, which this run does not have")
+        return moments
 
     def _streams(self) -> list[tuple[str, Stream]]:
         streams = [("instances", self.instances), ("classes", self.classes)]
         return [(kind, stream) for kind, stream in streams if stream is not None]
+
+
+def _held(state: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in state:
+        raise ValueError(f"the tensor {quoted(name)} is missing")
+    return state[name]

@@ -252,7 +252,7 @@ def write(path: str | Path, kind: FileKind[T], tensors: Mapping[str, Tensor], ab
 
     Raises ValueError for what `read` would refuse, so that nothing useless is left on the disk, and OSError.
     """
-    held = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    held = _apart({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()})
     try:
         parse(kind.about, _plain(about), kind.limits)
         check_tensors(kind, {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in held.items()})
@@ -263,6 +263,17 @@ def write(path: str | Path, kind: FileKind[T], tensors: Mapping[str, Tensor], ab
     text = json.dumps({"kind": kind.name, "version": kind.version, **_plain(about)}, sort_keys=True)
     with atomic(path) as temporary:
         save_file(held, temporary, {KEY: text})
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, copied where they share memory with an earlier one: safetensors refuses to write those."""
+    seen: set[int] = set()
+    held = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        held[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return held
 
 
 def read(path: str | Path, kind: FileKind[T]) -> tuple[dict[str, Tensor], T]:

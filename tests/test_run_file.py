@@ -1,0 +1,129 @@
+"""train.run_file: what a run goes on from is checked, in its file and against the run."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from spoiled import contents, put, spoiled_bytes, spoiled_tensors, spoiled_texts
+from test_dreambooth import QUICK, build, pictures
+from test_records import LONGEST, sentence
+
+from train.data import CentreCrops, Stream
+from train.dreambooth import CHECKPOINT_FILE, learn
+from train.learner import Learner
+from train.run_file import RunRecord, read_run, write_run
+
+SEED = 22
+RECORD = RunRecord("2-0123456789abcdef", "ab" * 32, {"steps": 3, "betas": [0.9, 0.999], "token": "sks"}, 7)
+
+
+def state():
+    """Of a run with one parameter in each network."""
+    generator = torch.Generator().manual_seed(1).get_state()
+    moments = {"step": torch.tensor(3.0), "exp_avg": torch.ones(2, 3), "exp_avg_sq": torch.ones(2, 3)}
+    return {
+        **{f"{network}.a.weight": torch.full((2, 3), -0.5) for network in ("unet", "text")},
+        **{f"adamw.unet.a.weight.{name}": moment for name, moment in moments.items()},
+        **{f"{kind}.generator": generator for kind in ("instances", "classes")},
+        **{f"{kind}.queue": torch.tensor([1, 0]) for kind in ("instances", "classes")},
+    }
+
+
+def test_a_checkpoint_is_read_again(tmp_path):
+    write_run(tmp_path / "a", state(), RECORD)
+    found, record = read_run(tmp_path / "a")
+    assert record == RECORD and found.keys() == state().keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in state().items())
+    none_left = {**state(), "instances.queue": torch.zeros(0, dtype=torch.long)}
+    write_run(tmp_path / "b", none_left, RECORD)
+    assert len(read_run(tmp_path / "b")[0]["instances.queue"]) == 0
+
+
+ALLOWED = {"base": {"text", "lines"}, "pictures": {"text", "lines"}, "done": {"zero"}, "settings": {"object"}}
+SHAPES = ("flat", "a scalar", "one axis more", "empty", "longer in 0", "longer in 1", "1e+30")
+WANTED = ("unet.a.weight", "instances.generator", "instances.queue")
+
+
+def test_no_spoilt_checkpoint_is_read(tmp_path):
+    write_run(tmp_path / "whole", state(), RECORD)
+    held, data = contents(tmp_path / "whole")
+    tried = 0
+    for what, text in spoiled_texts(data):
+        name, _, value = what.partition(" ")
+        put(tmp_path / "spoilt", held, text)
+        if value in ALLOWED.get(name, ()) or what == "no version":
+            read_run(tmp_path / "spoilt")
+        else:
+            assert "spoilt" in sentence(lambda: read_run(tmp_path / "spoilt")), what
+            tried += 1
+    for what, changed in spoiled_tensors(held):
+        name, _, value = what.partition(" ")
+        put(tmp_path / "spoilt", changed, json.dumps(data))
+        free = not name.endswith((".step", ".generator", ".queue"))  # shapes are the run's to check
+        same = value == ("a scalar" if name.endswith(".step") else "flat")
+        queue = "queue" in name and value.startswith(("longer", "empty"))
+        if (name == "no" and value not in WANTED) or same or queue or (free and value in SHAPES):
+            read_run(tmp_path / "spoilt")
+        elif not (value == "longer in 0" and name.endswith(".generator")):  # of both alike it could be
+            assert "spoilt" in sentence(lambda: read_run(tmp_path / "spoilt")), what
+            tried += 1
+    assert tried > 150
+
+
+def test_no_damaged_bytes_end_in_anything_but_a_sentence(tmp_path):
+    write_run(tmp_path / "whole", state(), RECORD)
+    print(f"seed {SEED}")
+    for what, spoilt in spoiled_bytes((tmp_path / "whole").read_bytes(), torch.Generator().manual_seed(SEED), 100):
+        (tmp_path / "spoilt").write_bytes(spoilt)
+        try:
+            read_run(tmp_path / "spoilt")
+        except ValueError as error:
+            assert len(str(error)) <= LONGEST and str(error).isprintable(), what
+
+
+@pytest.fixture(scope="module")
+def learner():
+    model = build()
+    return Learner(model, QUICK, Stream(CentreCrops(model, pictures(), 64), 1000, 0), None)
+
+
+@pytest.fixture(scope="module")
+def begun(learner):
+    for net in learner.networks.values():
+        net.requires_grad_(True)
+    learner.step()
+    return {name: tensor.detach().clone() for name, tensor in learner.state().items()}
+
+
+MOMENT = "adamw.unet.conv_in.weight.exp_avg"
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({MOMENT: torch.zeros(3)}, r"conv_in\.weight\.exp_avg' is \(3,\)"),
+        ({MOMENT: None}, "exp_avg' is missing"),
+        ({"adamw.unet.strange.exp_avg": torch.zeros(3)}, "holds 'adamw.unet.strange.exp_avg'"),
+        ({"classes.queue": torch.zeros(1)}, "holds 'classes.queue', which this run does not have"),
+        ({"instances.queue": torch.tensor([0, 7])}, r"2 pictures and the next are \[0, 7\]"),
+        ({"instances.queue": None}, "instances.queue' is missing"),
+        ({"instances.generator": torch.zeros(7, dtype=torch.uint8)}, "the state of the random numbers is none"),
+        ({"unet.conv_in.weight": torch.zeros(3)}, "missing, unknown or of another shape"),
+    ],
+)
+def test_the_state_of_another_run_is_refused_and_nothing_is_changed(learner, begun, changes, what):
+    spoilt = {name: tensor for name, tensor in {**begun, **changes}.items() if tensor is not None}
+    before = {name: tensor.clone() for name, tensor in learner.weights().items()}
+    with pytest.raises(ValueError, match=what):
+        learner.restore(spoilt, 1)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learner.weights().items())
+
+
+def test_a_damaged_checkpoint_is_named_when_a_run_is_resumed(tmp_path):
+    config = replace(QUICK, steps=2, checkpoint_every=1)
+    learn(build(), pictures(), config, tmp_path, progress=False)
+    held, data = contents(tmp_path / CHECKPOINT_FILE)
+    put(tmp_path / CHECKPOINT_FILE, {**held, "instances.queue": torch.tensor([99])}, json.dumps(data))
+    said = sentence(lambda: learn(build(), pictures(), config, tmp_path, progress=False, resume=True))
+    assert CHECKPOINT_FILE in said and "the next are [99]" in said

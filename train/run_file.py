@@ -1,0 +1,57 @@
+"""The checkpoint that learning resumes from: all that changes from step to step, and what the run was begun with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weights.records import FileKind, TensorRule, read, write
+
+STORED = (torch.float32, torch.float64)
+LARGEST = 3e38  # of float32
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a checkpoint says beside its tensors.
+
+    base: fingerprint of the model. pictures: hash of the references. settings: the configuration. done: steps taken.
+    """
+
+    base: str
+    pictures: str
+    settings: Mapping[str, Any]
+    done: int
+
+
+RUN = FileKind(
+    "learning checkpoint",
+    RunRecord,
+    {
+        "adamw.*.step": TensorRule((), (torch.float32,), (0, 1e9), wanted=False),
+        "adamw.*.exp_avg": TensorRule(dtypes=STORED, wanted=False),
+        "adamw.*.exp_avg_sq": TensorRule(dtypes=STORED, limits=(0, LARGEST), wanted=False),
+        "unet.*": TensorRule(dtypes=STORED),
+        "text.*": TensorRule(dtypes=STORED, wanted=False),
+        "instances.generator": TensorRule(("state",), (torch.uint8,)),
+        "instances.queue": TensorRule(("instances left",), (torch.int64,), (0, 1e9)),
+        "classes.generator": TensorRule(("state",), (torch.uint8,), wanted=False),
+        "classes.queue": TensorRule(("classes left",), (torch.int64,), (0, 1e9), wanted=False),
+    },
+    limits={"base": (1, 200), "pictures": (1, 200), "done": (0, 10**9)},
+    sizes={"state": (1, 2**16), "instances left": (0, 2**24), "classes left": (0, 2**24)},
+    again="start again without resume",
+)
+
+
+def write_run(path: str | Path, state: Mapping[str, Tensor], record: RunRecord) -> None:
+    """Write a checkpoint, complete or not at all. Raises ValueError for one that could not be read, and OSError."""
+    write(path, RUN, state, record)
+
+
+def read_run(path: str | Path) -> tuple[dict[str, Tensor], RunRecord]:
+    """The tensors of a checkpoint, on the CPU, and what the run was begun with. Raises ValueError."""
+    return read(path, RUN)
