@@ -6,7 +6,7 @@ from tiny_model import tiny_model
 from photoswap.demo import make_task
 from photoswap.evaluate import INVERSIONS, inversions, methods, report_inversions, report_swaps, sheet, swaps
 from photoswap.methods import Photoswap
-from train.miniature.sheet import samples, wrapped
+from train.miniature.samples import sample_prompts, wrapped
 
 BASE = Photoswap.scaled(4, guidance_scale=2.0)
 
@@ -43,7 +43,7 @@ def test_every_kind_of_swap_is_scored_on_every_scene(capsys):
 
 
 def test_samples_follow_the_seed():
-    first, again, other = (samples(tiny_model(), ["a cat"], seed, 2, 3.0)[0] for seed in (0, 0, 1))
+    first, again, other = (sample_prompts(tiny_model(), ["a cat"], seed, 2, 3.0)[0] for seed in (0, 0, 1))
     assert first.tobytes() == again.tobytes() != other.tobytes()
 
 

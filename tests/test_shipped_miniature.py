@@ -1,5 +1,5 @@
 """The miniature that is in the repository: that it has learnt what it is shipped for. Bounds leave room below what
-`python -m photoswap.evaluate` and `python -m train.miniature.sheet` show, for other machines round otherwise."""
+`python -m photoswap.evaluate` and `python -m train.miniature.samples` show, for other machines round otherwise."""
 
 from dataclasses import replace
 

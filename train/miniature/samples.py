@@ -1,4 +1,4 @@
-"""Look at what the miniature has learnt: python -m train.miniature.sheet --out samples.png
+"""Look at what the miniature has learnt: python -m train.miniature.samples --out samples.png
 
 Samples for prompts whose species, colour and pattern were never trained on together, each under its prompt.
 """
@@ -20,7 +20,7 @@ from weights.load import load
 
 
 @torch.no_grad()
-def samples(
+def sample_prompts(
     model: StableDiffusion, prompts: list[str], seed: int, steps: int, guidance_scale: float
 ) -> list[Image.Image]:
     """One picture for each prompt, all in one batch."""
@@ -52,7 +52,7 @@ def main() -> None:
     args = parser.parse_args()
     model = load(args.model, args.device, torch.float32)
     prompts = [caption(scene_at(WORLDS[args.world], 10_000 + args.seed, i, unseen=True)) for i in range(args.count)]
-    pictures = samples(model, prompts, args.seed, args.steps, args.guidance)
+    pictures = sample_prompts(model, prompts, args.seed, args.steps, args.guidance)
     with atomic(args.out) as place:
         grid(pictures, [wrapped(prompt) for prompt in prompts], columns=8).save(place, format="PNG")
 
