@@ -21,10 +21,12 @@ def _require(holds: bool, message: str) -> None:
 class UNetConfig:
     """Width and attention of the noise predictor.
 
-    channels x multipliers[i] is the width of level i, each level half the side of the one before. Attention sits at
-    `attention_levels` and in the middle. Either every head is `head_channels` wide (SD 2.x) or every layer has `heads`
-    heads (SD 1.x). depth: transformer blocks in each transformer. linear_projection: the published transformers enter
-    and leave through Linear layers (SD 2.x) or 1x1 convolutions (SD 1.x); the two compute the same, here always Linear.
+    in_channels: the latents' own, or 9 where the network paints inside a mask: the latents, the mask (1 where it is to
+    paint), the latents of the picture without what the mask covers. channels x multipliers[i] is the width of level i,
+    each level half the side of the one before. Attention sits at `attention_levels` and in the middle. Either every
+    head is `head_channels` wide (SD 2.x) or every layer has `heads` heads (SD 1.x). depth: transformer blocks in each
+    transformer. linear_projection: the published transformers enter and leave through Linear layers (SD 2.x) or 1x1
+    convolutions (SD 1.x); the two compute the same, here always Linear.
     """
 
     in_channels: int = 4
@@ -153,6 +155,12 @@ class ModelConfig:
         _require(
             self.unet.out_channels == self.vae.latent_channels,
             f"the U-Net predicts {self.unet.out_channels} channels; latents have {self.vae.latent_channels}",
+        )
+        latents = self.vae.latent_channels
+        _require(
+            self.unet.in_channels in (latents, 2 * latents + 1),
+            f"the U-Net takes {self.unet.in_channels} channels; want {latents}, the latents, or {2 * latents + 1}, "
+            "with a mask and the latents of what it leaves of a picture",
         )
         step = self.vae.factor * 2 ** (LEVELS - 1)
         _require(

@@ -39,6 +39,7 @@ def test_the_miniature_has_the_structure_of_sd21():
         (TextConfig, {"padding": "left"}, "'left'"),
         (ModelConfig, {"text": TextConfig(width=512)}, "gives 512"),
         (ModelConfig, {"vae": VAEConfig(latent_channels=8)}, "latents have 8"),
+        (ModelConfig, {"unet": UNetConfig(in_channels=8)}, "takes 8 channels; want 4, the latents, or 9, with a mask"),
         (ModelConfig, {"granularity": 32}, "multiple of 64"),
         (ModelConfig, {"native_size": 700}, "no multiple of granularity 64"),
     ],

@@ -1,6 +1,7 @@
 """Real keys through the real table: every file that was published, on the meta device."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import torch
 
 from models.config import SD15, SD21, SD21_BASE, ModelConfig
 from weights.load import meta_model, networks_of, rename, to_ldm
-from weights.names import PARTS, Layout, Part, not_needed, source, table
+from weights.names import NETWORKS, Layout, NetworkName, not_needed, source, table
 
 MANIFESTS = Path(__file__).parent / "manifests"
+# What paints inside a mask has nine channels instead of four, and is in nothing else another model.
+SD15_INPAINT = replace(SD15, name="sd15-inpaint", unet=replace(SD15.unet, in_channels=9))
+SD2_INPAINT = replace(SD21_BASE, name="sd2-inpaint", unet=replace(SD21.unet, in_channels=9))
 # 2.1 (768) and 2.1-base have the same keys and shapes, and one VAE serves all of them.
-FILES: dict[str, tuple[ModelConfig, Part | None]] = {
+FILES: dict[str, tuple[ModelConfig, NetworkName | None]] = {
     "sd21_ldm": (SD21, None),
     "sd15_ldm": (SD15, None),
     "sd21_diffusers_unet": (SD21, "unet"),
@@ -21,6 +25,10 @@ FILES: dict[str, tuple[ModelConfig, Part | None]] = {
     "sd15_diffusers_unet": (SD15, "unet"),
     "sd15_diffusers_text_encoder": (SD15, "text"),
     "sd_diffusers_vae": (SD21, "vae"),
+    "sd15_inpaint_ldm": (SD15_INPAINT, None),
+    "sd15_inpaint_diffusers_unet": (SD15_INPAINT, "unet"),
+    "sd2_inpaint_ldm": (SD2_INPAINT, None),
+    "sd2_inpaint_diffusers_unet": (SD2_INPAINT, "unet"),
     "sd_diffusers_vae_2022_names": (SD15, "vae"),
 }
 
@@ -34,9 +42,9 @@ def state(name: str) -> dict[str, torch.Tensor]:
     return {key: torch.empty(shape, device="meta") for key, shape in shapes(name).items()}
 
 
-def parts(name: str) -> tuple[Layout, tuple[Part, ...]]:
+def parts(name: str) -> tuple[Layout, tuple[NetworkName, ...]]:
     part = FILES[name][1]
-    return ("hf", (part,)) if part else ("ldm", PARTS)
+    return ("hf", (part,)) if part else ("ldm", NETWORKS)
 
 
 def test_every_manifest_is_tried():
@@ -70,14 +78,17 @@ def test_every_parameter_is_filled_in_its_shape(name):
         assert {key: value.shape for key, value in renamed[p].items()} == ours
 
 
-@pytest.mark.parametrize(("name", "unused"), [("sd21_ldm", 12 + 12 + 2), ("sd15_ldm", 12 + 1)])
+@pytest.mark.parametrize(
+    ("name", "unused"),
+    [("sd21_ldm", 12 + 12 + 2), ("sd15_ldm", 12 + 1), ("sd2_inpaint_ldm", 12 + 12 + 2), ("sd15_inpaint_ldm", 12 + 1)],
+)
 def test_the_list_of_things_not_needed_is_short(name, unused):
     """12 schedule buffers; then the last layer's 12 tensors, projection and temperature, or the position ids."""
     config, _ = FILES[name]
     assert sum(not_needed(key, config, "ldm") for key in shapes(name)) == unused
 
 
-@pytest.mark.parametrize("name", ["sd21_ldm", "sd15_ldm"])
+@pytest.mark.parametrize("name", ["sd21_ldm", "sd15_ldm", "sd2_inpaint_ldm", "sd15_inpaint_ldm"])
 def test_writing_gives_the_published_keys_and_shapes(name):
     config, _ = FILES[name]
     written = {key: list(tensor.shape) for key, tensor in to_ldm(meta_model(config)).items()}
@@ -128,3 +139,9 @@ def test_averaged_weights_may_lie_unused():
 def test_a_key_of_ours_without_a_row_is_an_error():
     with pytest.raises(ValueError, match="no row"):
         source("down.0.resblocks.0.gate.weight", table(SD21, "ldm", "unet"))
+
+
+@pytest.mark.parametrize("layout", ["ldm", "hf"])
+def test_a_network_without_names_is_refused(layout):
+    with pytest.raises(ValueError, match="no names are known for a network 'image': want one of unet, vae, text"):
+        table(SD15, layout, "image")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import drawn
 from tiny_model import tiny_config, tiny_model, write_tiny_model
 
 from models.config import MODELS, SD21, SD21_BASE
@@ -23,6 +24,11 @@ ANSWERS = {
     "unclear": lambda net, latents, *_, **__: 0.5 * latents,
     "nan": lambda net, latents, *_, **__: latents * float("nan"),
 }
+
+
+def nine_channel_model():
+    config = replace(V, unet=replace(V.unet, in_channels=9))
+    return replace(tiny_model(), unet=drawn(UNet(config.unet), torch.device("cpu")).eval(), config=config)
 
 
 @pytest.fixture
@@ -88,6 +94,26 @@ def test_a_real_network_in_any_dtype(dtype):
     for network in (model.unet, model.text_encoder):
         network.to(dtype)
     assert abs(echo(model)) < 0.3
+
+
+@pytest.mark.parametrize(("kind", "found"), [("eps", "eps"), ("v", "v"), ("unclear", None)])
+def test_a_network_of_nine_channels_is_asked_about_the_noise_among_them(monkeypatch, kind, found):
+    """The mask says to paint everywhere, and nothing of a picture is left."""
+
+    def forward(net, latents, t, context, **how):
+        assert latents.shape[1] == 9 and torch.all(latents[:, 4] == 1) and torch.all(latents[:, 5:] == 0)
+        return ANSWERS[kind](net, latents[:, :4], t, context, **how)
+
+    monkeypatch.setattr(UNet, "forward", forward)
+    assert verdict(echo(nine_channel_model())) == found
+
+
+def test_a_network_of_nine_channels_loads_and_answers(tmp_path):
+    model = nine_channel_model()
+    assert abs(echo(model)) < 0.3
+    save(model, tmp_path / "nine.safetensors")
+    again = load(tmp_path / "nine.safetensors")
+    assert again.config == model.config and torch.equal(again.unet.conv_in.weight, model.unet.conv_in.weight)
 
 
 def test_the_miniature_was_trained_on_v(device):

@@ -1,14 +1,18 @@
 """The three networks as one value."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from golden_bounds import bound
 from golden_model import golden, golden_model
 from tiny import MODEL, distance, drawn, normal
+from torch import nn
 
 from models import Autoencoder, StableDiffusion, TextEncoder, Tokenizer, UNet
+from models.stable_diffusion import LatentDiffusion
+from samplers import Schedule
+from weights import fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +85,27 @@ def test_the_schedule_is_the_one_of_the_configuration(model):
     assert changed.unet is model.unet and model.schedule == MODEL.noise
     with pytest.raises(AttributeError):
         model.schedule = other  # a second place to keep it in would be saved by nobody
+
+
+@dataclass
+class ByExample(LatentDiffusion):
+    """A model whose context comes from elsewhere than from text."""
+
+    mapper: nn.Linear
+
+    @property
+    def networks(self):
+        return {**super().networks, "image": self.mapper}
+
+
+def test_a_model_needs_no_text_encoder(model, device):
+    other = ByExample(model.unet, model.vae, nn.Linear(3, 24).to(device), config=model.config)
+    assert list(other.networks) == ["unet", "vae", "image"] and list(model.networks) == ["unet", "vae", "text"]
+    latents = other.encode_image(normal(1, 3, 64, 64, device=device))
+    assert other.unet(latents, 999, other.mapper(normal(1, 5, 3, device=device))).shape == latents.shape
+    assert other.decode(latents).shape == (1, 3, 64, 64)
+    assert other.schedule == model.schedule and other.with_schedule(Schedule()).mapper is other.mapper
+    before = fingerprint(other)
+    with torch.no_grad():
+        other.mapper.bias += 1
+    assert len({before, fingerprint(other), fingerprint(model)}) == 3

@@ -9,17 +9,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from models.config import ModelConfig
 from models.identity import Identity, Mark
-from models.stable_diffusion import StableDiffusion
+from models.stable_diffusion import LatentDiffusion
 from weights.checksum import digest_of
 from weights.fingerprint_v1 import fingerprint_v1
 from weights.load import networks_of
 
+Model = TypeVar("Model", bound=LatentDiffusion)
 VERSION = 2
 COUNTED = {  # version 2 counts these, always
     "unet": (
@@ -57,7 +58,7 @@ NOT_COUNTED = {"unet": ("linear_projection",), "text": ("stored_layers",)}
 REALS = ("vae.scale_factor", "noise.beta_start", "noise.beta_end")  # 1 and 1.0 are one number, and two texts
 
 
-def fingerprint(model: StableDiffusion) -> str:
+def fingerprint(model: LatentDiffusion) -> str:
     """A version and sixteen hexadecimal digits that tell models apart, also those that differ by a concept.
 
     Nothing is read for a loaded model whose networks have not been changed in place: it carries what `load` found. Else
@@ -68,7 +69,7 @@ def fingerprint(model: StableDiffusion) -> str:
     return f"{VERSION}-{hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
-def identify(model: StableDiffusion) -> Identity:
+def identify(model: LatentDiffusion) -> Identity:
     """What the networks are known by: what the model carries where that is still true, else what they hold now.
 
     A concept that was put on counts only while every network is as it was left then.
@@ -82,12 +83,12 @@ def identify(model: StableDiffusion) -> Identity:
     return marked(model, kept | {name: digest_of(network.state_dict()) for name, network in lacking.items()})
 
 
-def marked(model: StableDiffusion, digests: Mapping[str, str], concepts: tuple[str, ...] = ()) -> Identity:
+def marked(model: LatentDiffusion, digests: Mapping[str, str], concepts: tuple[str, ...] = ()) -> Identity:
     """These digests, said of the networks as they are now."""
     return Identity(digests, concepts, {name: Mark.of(network) for name, network in networks_of(model).items()})
 
 
-def with_concepts(model: StableDiffusion, base: Identity, *concepts: str) -> StableDiffusion:
+def with_concepts(model: Model, base: Identity, *concepts: str) -> Model:
     """The model, known from now on as that base with these concepts on it, in this order.
 
     model: after the last change to its networks, in place or in copies. base: `identify` of the model before the first.
@@ -96,7 +97,7 @@ def with_concepts(model: StableDiffusion, base: Identity, *concepts: str) -> Sta
     return replace(model, identity=marked(model, base.digests, base.concepts + concepts))
 
 
-def mismatch(model: StableDiffusion, recorded: str) -> str | None:
+def mismatch(model: LatentDiffusion, recorded: str) -> str | None:
     """What to say where a file was made with another model than this; None where it was made with this one.
 
     recorded: the fingerprint that the file bears, of this version or of the first. The first can only be told from

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.stable_diffusion import StableDiffusion
+from models.stable_diffusion import LatentDiffusion
 from samplers.schedule import Schedule
 from weights.load import networks_of
 
@@ -26,7 +26,7 @@ FIELDS = {
 }
 
 
-def fingerprint_v1(model: StableDiffusion) -> str | None:
+def fingerprint_v1(model: LatentDiffusion) -> str | None:
     """Sixteen hexadecimal digits; None for a model of a kind that there was not then.
 
     It is what it was where the weights are float32 or float16 (or float64), and something else in bfloat16.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.config import ModelConfig
 from models.identity import Identity, Mark
-from models.stable_diffusion import StableDiffusion
+from models.stable_diffusion import LatentDiffusion, StableDiffusion
 from models.text_encoder import TextEncoder
 from models.tokenizer import Tokenizer
 from models.unet import UNet
@@ -25,7 +25,7 @@ from models.vae import Autoencoder
 from weights.atomic import atomic
 from weights.checksum import digest, scan
 from weights.files import open_files
-from weights.names import PARTS, Layout, Part, Source, not_needed, source, table
+from weights.names import NETWORKS, Layout, NetworkName, Source, not_needed, source, table
 from weights.probe import settle
 from weights.published import locate
 from weights.recognise import CONFIG_KEY, Prediction, recognise
@@ -58,7 +58,7 @@ def load(
     layout: Layout = "ldm" if None in files else "hf"
     for part, checkpoint in files.items():
         checkpoint.kept_as = (torch.device(device), dtype)
-        parts = PARTS if part is None else (part,)
+        parts = NETWORKS if part is None else (part,)
         renamed = _rename(checkpoint, {p: networks[p] for p in parts}, told.config, layout, str(checkpoint.path))
         for p in parts:
             digests[p] = assign(networks[p], renamed[p], device, dtype, f"the {p} of {checkpoint.path}")
@@ -66,13 +66,15 @@ def load(
     return settle(model, told, str(name_or_path))
 
 
-def rename(state: Mapping[str, Tensor], config: ModelConfig, part: Part | None = None) -> dict[Part, dict[str, Tensor]]:
+def rename(
+    state: Mapping[str, Tensor], config: ModelConfig, part: NetworkName | None = None
+) -> dict[NetworkName, dict[str, Tensor]]:
     """The tensors of a checkpoint under our names, network by network, in our shapes; views wherever that is possible.
 
     state: a single file (part None), or one file of the folder layout (part says which).
     Raises ValueError naming up to five keys each that are missing, unknown or of another shape.
     """
-    parts = PARTS if part is None else (part,)
+    parts = NETWORKS if part is None else (part,)
     networks = networks_of(meta_model(config))
     return _rename(state, {p: networks[p] for p in parts}, config, "hf" if part else "ldm", "the checkpoint")
 
@@ -89,9 +91,9 @@ def meta_model(config: ModelConfig) -> StableDiffusion:
         )
 
 
-def networks_of(model: StableDiffusion) -> dict[Part, nn.Module]:
-    """The three networks by the name of their part."""
-    return {"unet": model.unet, "vae": model.vae, "text": model.text_encoder}
+def networks_of(model: LatentDiffusion) -> dict[NetworkName, nn.Module]:
+    """The networks of a model by name."""
+    return model.networks
 
 
 def assign(
@@ -166,9 +168,13 @@ def save(
 
 
 def _rename(
-    state: Mapping[str, Tensor], networks: Mapping[Part, nn.Module], config: ModelConfig, layout: Layout, where: str
-) -> dict[Part, dict[str, Tensor]]:
-    renamed: dict[Part, dict[str, Tensor]] = {part: {} for part in networks}
+    state: Mapping[str, Tensor],
+    networks: Mapping[NetworkName, nn.Module],
+    config: ModelConfig,
+    layout: Layout,
+    where: str,
+) -> dict[NetworkName, dict[str, Tensor]]:
+    renamed: dict[NetworkName, dict[str, Tensor]] = {part: {} for part in networks}
     missing: dict[str, None] = {}
     unused = dict.fromkeys(state)
     misshapen: list[str] = []

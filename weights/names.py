@@ -12,13 +12,15 @@ import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from models.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
+from models.stable_diffusion import NetworkName
 
 Layout = Literal["ldm", "hf"]
-Part = Literal["unet", "vae", "text"]
-PARTS: tuple[Part, ...] = ("unet", "vae", "text")
+NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
+Part: TypeAlias = NetworkName
+PARTS = NETWORKS
 Place = str | Callable[..., str]
 Table = dict[str, "Place | tuple[Place, Table]"]
 
@@ -164,20 +166,30 @@ def is_openclip(config: TextConfig) -> bool:
     return config.activation == "gelu"
 
 
-def table(config: ModelConfig, layout: Layout, part: Part, keys: Iterable[str] = ()) -> Table:
-    """The rows for one network. keys: the file's own, which tell the two spellings of the folder's VAE apart."""
-    if layout == "ldm":
-        if part == "unet":
-            return {"*": ("model.diffusion_model.*", unet_ldm(config.unet))}
-        if part == "vae":
-            return {"*": ("first_stage_model.*", vae_ldm(config.vae))}
-        if is_openclip(config.text):
-            return {"*": ("cond_stage_model.model.*", OPENCLIP)}
-        return {"*": ("cond_stage_model.transformer.*", CLIP)}
-    if part == "vae":
-        old = any(".attentions.0.query." in key for key in keys)
-        return vae_hf(VAE_ATTENTION_HF_2022 if old else VAE_ATTENTION_HF)
-    return UNET_HF if part == "unet" else CLIP
+def table(config: ModelConfig, layout: Layout, network: NetworkName, keys: Iterable[str] = ()) -> Table:
+    """The rows for one network. keys: the file's own, which tell the two spellings of the folder's VAE apart.
+
+    Raises ValueError for a network that the layout has no names for.
+    """
+    if layout == "hf":
+        old = network == "vae" and any(".attentions.0.query." in key for key in keys)
+        folder = {"unet": UNET_HF, "vae": vae_hf(VAE_ATTENTION_HF_2022 if old else VAE_ATTENTION_HF), "text": CLIP}
+        return _of(network, folder)
+    text: Table = {"*": ("cond_stage_model.transformer.*", CLIP)}
+    if is_openclip(config.text):
+        text = {"*": ("cond_stage_model.model.*", OPENCLIP)}
+    file: dict[str, Table] = {
+        "unet": {"*": ("model.diffusion_model.*", unet_ldm(config.unet))},
+        "vae": {"*": ("first_stage_model.*", vae_ldm(config.vae))},
+        "text": text,
+    }
+    return _of(network, file)
+
+
+def _of(network: NetworkName, tables: dict[str, Table]) -> Table:
+    if network not in tables:
+        raise ValueError(f"no names are known for a network {network!r}: want one of {', '.join(tables)}")
+    return tables[network]
 
 
 def source(key: str, rows: Table) -> Source:
@@ -188,10 +200,10 @@ def source(key: str, rows: Table) -> Source:
     return Source(theirs)
 
 
-def not_needed(key: str, config: ModelConfig, layout: Layout, part: Part | None = None) -> bool:
-    """Whether a key of a checkpoint may lie unused. part: whose file it is, in the folder."""
+def not_needed(key: str, config: ModelConfig, layout: Layout, network: NetworkName | None = None) -> bool:
+    """Whether a key of a checkpoint may lie unused. network: whose file it is, in the folder."""
     if layout == "hf":
-        return part == "text" and key in ("text_model.embeddings.position_ids", "text_projection.weight")
+        return network == "text" and key in ("text_model.embeddings.position_ids", "text_projection.weight")
     beyond = range(config.text.layers, config.text.stored_layers)
     patterns = (*NOT_NEEDED_LDM, *(f"cond_stage_model.model.transformer.resblocks.{i}.*" for i in beyond))
     return any(fnmatchcase(key, pattern) for pattern in patterns)

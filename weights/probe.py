@@ -25,10 +25,13 @@ def echo(model: StableDiffusion) -> float:
     The regression of the answer on the noise; the correlation, which is blind to scale, would take even the trace of
     noise in a bland v for all of it. Channels are centred first. The noise is always the same. NaN if the answer is.
     """
-    weight = model.unet.conv_in.weight
-    noise = torch.randn(1, weight.shape[1], SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    weight, unet = model.unet.conv_in.weight, model.config.unet
+    noise = torch.randn(1, unet.out_channels, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    rest = torch.zeros(1, unet.in_channels - unet.out_channels, SIDE, SIDE)
+    rest[:, :1] = 1  # where the network paints inside a mask: all of it, and nothing of a picture is left
+    asked = torch.cat([noise, rest], 1).to(weight.device, weight.dtype)
     context = model.encode_text("").to(weight.dtype)
-    answer = model.unet(noise.to(weight.device, weight.dtype), model.config.noise.train_steps - 1, context)
+    answer = model.unet(asked, model.config.noise.train_steps - 1, context)
     answer, noise = (x.to("cpu", torch.float64) for x in (answer, noise))
     centred = noise - noise.mean((2, 3), keepdim=True)
     return ((answer * centred).sum() / (centred * centred).sum()).item()
