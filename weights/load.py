@@ -106,7 +106,7 @@ def assign(
     """Give a network on the meta device its parameters, converting one at a time and emptying `state` on the way.
 
     Returns the digest of what was stored. Every number is looked at once, before it is converted: for the digest, and
-    for NaN and infinity, about 1.5 GB of float32 a second on one core. Raises ValueError when a number is NaN or
+    for NaN and infinity, some 1 GB of float32 a second on one core. Raises ValueError when a number is NaN or
     infinite, or would be in this dtype.
     """
     words: dict[str, str] = {}
