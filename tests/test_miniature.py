@@ -281,6 +281,21 @@ def test_latents_of_folders_add_up_and_each_is_encoded_once(drawn_folder, device
     assert not list(out.glob(".*"))
 
 
+def test_a_mirrored_pair_is_named_from_the_other_side(drawn_folder, device, monkeypatch):
+    other = drawn_folder / "other"
+    draw_chunk(("small", 1, (0.0, 1.0, 0.0), 0, other))
+    latents = Latents(drawn_folder, [other], drawn_folder / "autoencoder.pt", str(device))
+    monkeypatch.setattr(diffusion, "FORGET", 0.0)
+    monkeypatch.setattr(diffusion, "EMPTY", 0.0)
+    values, texts = latents.next_batch(40, rng())
+    both = latents.values.flatten(0, 1)
+    places = [next(i for i, row in enumerate(both) if torch.equal(one, row.float())) for one in values]
+    assert {place % 2 for place in places} == {0, 1}
+    for place, text in zip(places, texts, strict=True):
+        assert text == caption(latents.scenes[place // 2], mirrored=bool(place % 2))
+    assert all(caption(scene) != caption(scene, mirrored=True) for scene in latents.scenes)
+
+
 def test_the_loss_of_the_average_leaves_the_model_alone(drawn_folder, device):
     held = Held("small", drawn_folder / "autoencoder.pt", str(device), count=2)
     model, average = drawn(Diffusion(), device), drawn(Diffusion(), device, 5)

@@ -202,6 +202,7 @@ def test_what_is_in_front_hides_a_part_and_stays_when_the_subject_changes(name):
 def test_captions_name_both_subjects_and_what_is_in_front():
     scene = Scene(Look("cat", "red"), Pose(), "snow", "night", others=(Subject(Look("duck", "orange"), Pose(x=0.7)),))
     assert caption(scene) == "a photo of a red cat and an orange duck in the snow at night"
+    assert caption(scene, mirrored=True) == "a photo of an orange duck and a red cat in the snow at night"
     scene = Scene(Look("cat", "red", accessory="hat"), Pose(), "beach", front=Front("fence"))
     assert caption(scene) == "a photo of a red cat with a blue hat behind a fence on a beach"
     rng = np.random.default_rng(0)

@@ -58,7 +58,10 @@ class Latents:
     def next_batch(self, count: int, rng: np.random.Generator) -> tuple[Tensor, list[str]]:
         """Random latents (count 4 16 16) and a caption for each."""
         rows, mirrored = rng.integers(len(self.values), size=count), rng.integers(2, size=count)
-        texts = ["" if rng.random() < EMPTY else caption(self.scenes[i], rng, FORGET) for i in rows]
+        texts = [
+            "" if rng.random() < EMPTY else caption(self.scenes[i], rng, FORGET, bool(flipped))
+            for i, flipped in zip(rows, mirrored, strict=True)
+        ]
         return self.values[rows, mirrored].float(), texts
 
 

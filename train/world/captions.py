@@ -6,11 +6,11 @@ from train.world.backgrounds import LIGHTS, PLACES
 from train.world.scene import Look, Scene
 
 
-def caption(scene: Scene, rng: np.random.Generator | None = None, forget: float = 0.0) -> str:
+def caption(scene: Scene, rng: np.random.Generator | None = None, forget: float = 0.0, mirrored: bool = False) -> str:
     """ "a photo of a striped red and white cat with a blue scarf on a wooden floor at night".
 
-    Two subjects are joined by "and", the first at left; what is in front follows them: "behind a fence". With rng, each
-    attribute is left out with probability `forget`, so that a bare "cat" means any cat: what is not said is what a
+    Subjects are named from left to right, or from right to left where the picture will be seen mirrored, and joined by
+    "and"; what is in front follows them: "behind a fence". With rng, each attribute is left out with probability `forget`, so that a bare "cat" means any cat: what is not said is what a
     concept is free to bind. Species and what is in front are always said.
     """
 
@@ -25,7 +25,8 @@ def caption(scene: Scene, rng: np.random.Generator | None = None, forget: float 
         noun = " ".join(word for word in (pattern, colour, look.species) if word)
         return f"{_a(noun)} {worn}".strip()
 
-    subjects = " and ".join([described(subject.look) for subject in scene.subjects])
+    ordered = sorted(scene.subjects, key=lambda subject: subject.pose.x, reverse=mirrored)
+    subjects = " and ".join([described(subject.look) for subject in ordered])
     front = f"behind {_a(scene.front.name)}" if scene.front else ""
     place, light = said(PLACES[scene.place][0]), said(LIGHTS[scene.light][0])
     return " ".join(part for part in (f"a photo of {subjects}", front, place, light) if part)
