@@ -176,15 +176,33 @@ def test_a_concept_is_merged(tmp_path, tiny_file, layout):
     assert not torch.equal(load(target).unet.conv_in.weight, base.unet.conv_in.weight)
 
 
-def test_a_concept_keeps_its_bits_when_float32_is_asked_for(tmp_path, tiny_file):
-    """Merged into a float16 checkpoint it is rounded; into its float32 copy it is not."""
-    convert(tiny_file, tmp_path / "half.safetensors", "ldm", torch.float16)
-    concept = learnt(load(tmp_path / "half.safetensors"))
-    for name, dtype in (("wide", torch.float32), ("half", None)):
-        convert(tmp_path / "half.safetensors", tmp_path / name, "folder", dtype, change=concept_applied(concept))
-    exact = concept.tensors["unet.conv_in.weight"]
-    assert torch.equal(load(tmp_path / "wide").unet.conv_in.weight, exact)
-    assert torch.equal(load(tmp_path / "half").unet.conv_in.weight, exact.half().float())
+@pytest.mark.parametrize("layout", ["ldm", "folder"])
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_a_concept_keeps_its_bits_in_a_half_precision_checkpoint(tmp_path, tiny_file, stored, layout):
+    """What it changed is written in float32, what it left alone as it was; rounded only where that is asked for."""
+    convert(tiny_file, tmp_path / "half.safetensors", "ldm", stored)
+    base = load(tmp_path / "half.safetensors")
+    concept, kept = learnt(base), parameters(load(tmp_path / "half.safetensors", dtype=None))
+    changed = "unet.conv_in.weight"
+    concept.tensors["unet.conv_out.bias"] = kept["unet.conv_out.bias"].float()  # learnt, and as it was before
+    for dtype in (None, torch.float32, torch.float16, torch.bfloat16):
+        target = tmp_path / f"{dtype}{'.safetensors' if layout == 'ldm' else ''}".replace("torch.", "")
+        convert(tmp_path / "half.safetensors", target, layout, dtype, change=concept_applied(concept))
+        found = parameters(load(target, dtype=None))
+        exact = concept.tensors[changed]
+        assert torch.equal(found[changed], exact.to(dtype or torch.float32))
+        if dtype is None:
+            assert_same(load(target), apply_concept(base, concept))
+            left = [name for name in kept if name.startswith("vae.") or name == "unet.conv_out.bias"]
+            assert {found[name].dtype for name in left} == {stored}
+            assert all(torch.equal(found[name], kept[name]) for name in left)
+
+
+def test_a_change_of_a_float32_checkpoint_leaves_it_in_float32(tmp_path, tiny_file):
+    base = load(tiny_file)
+    convert(tiny_file, tmp_path / "out.safetensors", "ldm", change=concept_applied(learnt(base)))
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out.safetensors").values()} == {torch.float32}
+    assert_same(load(tiny_file), base)
 
 
 # What other tools read beside the weights

@@ -114,6 +114,16 @@ def test_a_contradiction_is_said(tmp_path, tiny_file):
         verify(tiny_file, config)
 
 
+def test_a_name_that_the_probe_overrules_is_not_said_to_be_who_says_so(tmp_path, tiny_file, monkeypatch):
+    monkeypatch.setitem(MODELS, "tiny", tiny_config())
+    eps = replace(tiny_config(), name="twin", noise=replace(tiny_config().noise, prediction="eps"))
+    monkeypatch.setitem(MODELS, "twin", eps)
+    save_file(load_file(tiny_file), tmp_path / "my-base.safetensors")
+    with pytest.warns(UserWarning, match="would predict eps by its name, and a probe finds v"):
+        report = verify(tmp_path / "my-base.safetensors")
+    assert report.by is None and report.config == tiny_config()
+
+
 def test_a_progress_bar_is_shown_when_asked_for(tiny_file, capsys):
     verify(tiny_file, progress=True)
     assert "checking tiny.safetensors" in capsys.readouterr().err

@@ -1,12 +1,14 @@
 """Either published layout from either: what was trained here opens in other tools, and the other way round.
 
-A parameter keeps its bits unless another dtype is asked for. The folder layout has no place for what no network of ours
-holds (the last layer and projection of SD 2.x's text encoder, the buffers of the schedule); from single file to single
-file those are carried over too. Averages (model_ema.*) are never: they would be those of other weights.
+A parameter keeps its bits unless another dtype is asked for; one that a concept changed keeps the concept's, and so is
+float32 in a checkpoint of float16. The folder layout has no place for what no network of ours holds (the last layer and
+projection of SD 2.x's text encoder, the buffers of the schedule); from single file to single file those are carried
+over too. Averages (model_ema.*) are never: they would be those of other weights.
 """
 
 import os
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -38,7 +40,8 @@ def convert(
     """Write a checkpoint anew and return what was written.
 
     source, config, prediction: as for `load`. target: a .safetensors file for "ldm", a new folder for "folder". dtype:
-    None keeps every parameter's own. change: what is done to the model on the way, applying a concept for instance.
+    None keeps every parameter's own. change: what is done to the model on the way, applying a concept for instance; it
+    is done in float32 at least, and what it changed is written so unless another dtype is asked for.
     Raises ValueError when the source is refused, when target does not suit the layout or is a folder already there, and
     when there is no room; OSError when it cannot be written.
     """
@@ -49,13 +52,36 @@ def convert(
         raise ValueError(f"{target} is no name for a folder: want one without {target.suffix}")
     model = load(source, dtype=dtype if dtype == torch.float32 else None, config=config, prediction=prediction)
     if change is not None:
-        model = change(model)
+        model = _changed(model, change, lambda wide: load(source, dtype=wide, config=config, prediction=prediction))
     check_space(target.parent, size_of(model, dtype))
     if layout == "folder":
         save_folder(model, target, dtype)
     else:
         save(model, target, dtype, beyond(path, model.config, dtype) if path.is_file() else {})
     return model
+
+
+def _changed(
+    stored: StableDiffusion,
+    change: Callable[[StableDiffusion], StableDiffusion],
+    again: Callable[[torch.dtype], StableDiffusion],
+) -> StableDiffusion:
+    """The stored model with a change made to a copy of it that loses none of the change's bits.
+
+    again: reads the model anew in a dtype. What the change left alone keeps its stored dtype.
+    """
+    kept = parameters_of(stored)
+    changed = change(again(reduce(torch.promote_types, {tensor.dtype for tensor in kept.values()}, torch.float32)))
+    for name, parameter in parameters_of(changed).items():
+        if torch.equal(parameter, kept[name].to(parameter.dtype)):
+            parameter.data = kept[name].data
+    return changed
+
+
+def parameters_of(model: StableDiffusion) -> dict[str, torch.nn.Parameter]:
+    """Every parameter, by network and name."""
+    networks = networks_of(model).items()
+    return {f"{part}.{name}": parameter for part, net in networks for name, parameter in net.named_parameters()}
 
 
 def size_of(model: StableDiffusion, dtype: torch.dtype | None) -> int:

@@ -62,8 +62,9 @@ def verify(
     model = load(name_or_path, config=config, prediction=prediction)
     if told.sure:
         settle(model, told._replace(sure=False), str(path))
+    by = told.by if model.config.noise == told.config.noise else None  # overruled by a probe
     files = tuple(_file(checkpoint, progress) for checkpoint in opened.values())
-    return Report(files, "single file" if None in opened else "folder", model.config, told.by, echo(model))
+    return Report(files, "single file" if None in opened else "folder", model.config, by, echo(model))
 
 
 def check_finite(checkpoint: Checkpoint) -> None:
