@@ -260,7 +260,10 @@ def test_latents_are_encoded_once_and_drawn_with_their_captions(drawn_folder, de
     assert texts == again.next_batch(100, rng())[1]
     places = [[torch.equal(one, row.float()) for row in latents.values.flatten(0, 1)].index(True) for one in values]
     assert set(places) == set(range(12))
-    said = [(text, caption(latents.scenes[place // 2])) for text, place in zip(texts, places, strict=True)]
+    said = [
+        (text, caption(latents.scenes[place // 2], mirrored=bool(place % 2)))
+        for text, place in zip(texts, places, strict=True)
+    ]
     assert all(text in ("", whole) for text, whole in said)
     assert 2 <= sum(text == "" for text, _ in said) <= 25  # a tenth: 10 on average, 3 its deviation
     monkeypatch.setattr(diffusion, "FORGET", 0.5)

@@ -10,8 +10,9 @@ def caption(scene: Scene, rng: np.random.Generator | None = None, forget: float 
     """ "a photo of a striped red and white cat with a blue scarf on a wooden floor at night".
 
     Subjects are named from left to right, or from right to left where the picture will be seen mirrored, and joined by
-    "and"; what is in front follows them: "behind a fence". With rng, each attribute is left out with probability `forget`, so that a bare "cat" means any cat: what is not said is what a
-    concept is free to bind. Species and what is in front are always said.
+    "and"; what is in front follows them: "behind a fence". With rng, each attribute is left out with probability
+    `forget`, so that a bare "cat" means any cat: what is not said is what a concept is free to bind. Species and what
+    is in front are always said.
     """
 
     def said(text: str) -> str:
