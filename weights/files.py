@@ -11,12 +11,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from weights.names import Part
+from weights.names import NetworkName
 from weights.pickles import SUFFIXES, check_dtype, check_name, read_pickle
 from weights.records import shown
 
 PIECE = 2**26  # bytes of a file that stay in memory while they are converted
-HF_FILES: dict[Part, tuple[str, str]] = {  # as they are written; SPELLINGS has what is read
+HF_FILES: dict[NetworkName, tuple[str, str]] = {  # as they are written; SPELLINGS has what is read
     "unet": ("unet", "diffusion_pytorch_model"),
     "vae": ("vae", "diffusion_pytorch_model"),
     "text": ("text_encoder", "model"),
@@ -98,7 +98,7 @@ def _open(path: Path) -> Any:
         ) from error
 
 
-def open_files(path: Path) -> dict[Part | None, Checkpoint]:
+def open_files(path: Path) -> dict[NetworkName | None, Checkpoint]:
     """The open files of a checkpoint: one under None, or one for each network of a folder.
 
     Raises ValueError when the folder lacks one, or has it in several pieces.

@@ -21,16 +21,16 @@ from models.stable_diffusion import StableDiffusion
 from weights.atomic import new_folder
 from weights.files import HF_FILES
 from weights.load import networks_of
-from weights.names import Part, source, table
+from weights.names import NetworkName, source, table
 from weights.recognise import NOTE
 
 DIFFUSERS_VERSION = "0.21.0"  # whose spelling of the folder this is
 Json = dict[str, Any]
 
 
-def to_folder(model: StableDiffusion) -> dict[Part, dict[str, Tensor]]:
+def to_folder(model: StableDiffusion) -> dict[NetworkName, dict[str, Tensor]]:
     """Every parameter under its name and shape in the folder layout, network by network: the inverse of `rename`."""
-    state: dict[Part, dict[str, Tensor]] = {}
+    state: dict[NetworkName, dict[str, Tensor]] = {}
     for part, network in networks_of(model).items():
         rows = table(model.config, "hf", part)
         convolutions = part == "unet" and not model.config.unet.linear_projection
@@ -44,7 +44,7 @@ def to_folder(model: StableDiffusion) -> dict[Part, dict[str, Tensor]]:
 
 
 def save_folder(model: StableDiffusion, path: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
-    """Write a model in the folder layout, whole or not at all; its config goes into photoswap.json.
+    """Write a model in the folder layout, complete or not at all; its config goes into photoswap.json.
 
     dtype: None keeps each parameter's own. Raises ValueError when something is at `path`, OSError when it cannot be
     written.

@@ -18,7 +18,7 @@ from models.config import LEVELS, MINIATURE, MODELS, ModelConfig, TextConfig, UN
 from samplers import Schedule
 from weights.files import Checkpoint
 from weights.folder_config import SCHEDULER, TEXT, UNET, VAE, FolderNumbers, read_folder, read_text
-from weights.names import Layout, Part, source, table
+from weights.names import Layout, NetworkName, source, table
 from weights.published import PUBLISHED, expand, sha256
 from weights.records import parse_config, quoted, shown
 
@@ -49,7 +49,7 @@ class Networks(NamedTuple):
 
 
 def recognise(
-    files: Mapping[Part | None, Checkpoint],
+    files: Mapping[NetworkName | None, Checkpoint],
     path: Path,
     name: str,
     config: ModelConfig | str | os.PathLike | None = None,
@@ -100,7 +100,10 @@ def configured(config: str | os.PathLike) -> Recognised:
 
 
 def _told(
-    files: Mapping[Part | None, Checkpoint], path: Path, name: str, config: ModelConfig | str | os.PathLike | None
+    files: Mapping[NetworkName | None, Checkpoint],
+    path: Path,
+    name: str,
+    config: ModelConfig | str | os.PathLike | None,
 ) -> Recognised:
     if isinstance(config, ModelConfig):
         return Recognised(config, "the configuration given", True)
@@ -119,7 +122,7 @@ def _told(
 # A folder
 
 
-def _of_folder(files: Mapping[Part | None, Checkpoint], path: Path) -> Recognised:
+def _of_folder(files: Mapping[NetworkName | None, Checkpoint], path: Path) -> Recognised:
     """What a folder's note says, which its other files must not contradict; else what these say."""
     numbers = read_folder(path)
     if (path / NOTE).is_file():
@@ -137,7 +140,9 @@ def _of_folder(files: Mapping[Part | None, Checkpoint], path: Path) -> Recognise
     return Recognised(replace(known, noise=noise, native_size=size or known.native_size), SCHEDULER, True)
 
 
-def _networks(numbers: FolderNumbers, files: Mapping[Part | None, Checkpoint]) -> tuple[Networks, list[ModelConfig]]:
+def _networks(
+    numbers: FolderNumbers, files: Mapping[NetworkName | None, Checkpoint]
+) -> tuple[Networks, list[ModelConfig]]:
     """The networks of a folder, and the known models that have the same.
 
     Those that no file describes are the networks of the published model whose shapes the folder has. The text encoder's
@@ -187,7 +192,7 @@ def _without_rest(text: TextConfig) -> TextConfig:
 # A single file
 
 
-def _fitting(files: Mapping[Part | None, Checkpoint]) -> list[ModelConfig]:
+def _fitting(files: Mapping[NetworkName | None, Checkpoint]) -> list[ModelConfig]:
     """The published models whose shapes a checkpoint has. Raises ValueError when there is none.
 
     Shapes say nothing of heads, groups and scales. That a model of Stable Diffusion's widths has its numbers is as good
@@ -252,7 +257,7 @@ def _from_json(path: Path) -> ModelConfig:
     return parse_config(read_text(path), path)
 
 
-def _check_size(files: Mapping[Part | None, Checkpoint], config: ModelConfig, path: Path) -> None:
+def _check_size(files: Mapping[NetworkName | None, Checkpoint], config: ModelConfig, path: Path) -> None:
     """Raise ValueError, before anything is built, for a configuration of more layers than there are tensors."""
     if any((config.unet, config.vae, config.text) == (known.unet, known.vae, known.text) for known in MODELS.values()):
         return
