@@ -1,0 +1,246 @@
+"""No flag is parsed and ignored: every flag of every command, in every case, changes something or says why not.
+
+A command is run twice, with the flag and without, over functions that only note how they are called. The table below
+has to name every flag that the parser takes, so a new one cannot be forgotten.
+"""
+
+import argparse
+import inspect
+
+import pytest
+import torch
+from command_line import files, paint
+from PIL import Image
+from tiny_model import tiny_model
+
+from photoswap.__main__ import build_parser, main
+from photoswap.inversion import Inversion, synthesize
+from photoswap.swap import SwapResult
+
+NOTHING = "changes nothing"
+OF_PICTURE = ["swap", "in.png", "--prompt", "a photo of a dog"]
+OF_PICTURE += ["--subject", "dog", "--target", "cat", "--out", "out"]
+COMMON = {
+    "--model": ["elsewhere"],
+    "--config": ["sd21"],
+    "--prediction": ["eps"],
+    "--device": ["banana"],  # refused as a device: it has been read
+    "--seed": ["5"],
+    "--out": ["other"],
+    "--overwrite": [],
+    "--quiet": [],
+}
+DTYPE = {"--dtype": ["bfloat16"]}
+SAMPLING = {"--steps": ["3"], "--guidance": ["2"], "--size": ["64"], "--concept": ["CONCEPT"]}
+GENERATE = {**COMMON, **DTYPE, **SAMPLING, "--negative": ["rain"], "--out": ["other.png"]}
+INVERT = {
+    **{**COMMON, **DTYPE, **SAMPLING},
+    **{"--prompt": ["a cat"], "--inversion": ["ddim"], "--reconstruction": ["again.png"]},
+    "--out": ["other.safetensors"],
+}
+SWAP = {
+    **{**COMMON, **DTYPE, **SAMPLING},
+    **{"--prompt": ["my dog"], "--subject": ["photo"], "--target": ["fox"], "--target-prompt": ["my cat"]},
+    **{"--mask": ["mask.png"], "--inversion": ["ddim"], "--preset": ["official"], "--align": ["index"]},
+    **{"--phi": ["3"], "--M": ["30"], "--A": ["3"], "--blend": ["0.5"], "--fractions": ["0.4", "0.2", "0.3"]},
+}
+LEARN = {
+    **{**COMMON, **DTYPE},
+    **{"--class": ["dog"], "--token": ["xyz"], "--steps": ["3"], "--batch": ["2"], "--accumulate": ["2"]},
+    **{"--learning-rate": ["0.1"], "--prior-weight": ["0.5"], "--class-pictures": ["3"], "--class-folder": ["kept"]},
+    **{"--size": ["64"], "--mirror": [], "--random-crop": [], "--checkpointing": [], "--sample-every": ["2"]},
+    **{"--checkpoint-every": ["2"], "--concept-dtype": ["float16"], "--resume": []},
+}
+WHAT = {"--config": ["sd21"], "--prediction": ["eps"]}
+CONVERT = {**WHAT, "--layout": ["folder"], "--dtype": ["float16"], "--concept": ["CONCEPT"], "--overwrite": []}
+FETCH = {"--mirror": ["http://localhost"], "--offline": [], "--cache": ["there"], "--quiet": []}
+
+# a case: its line, its flags with a value that changes something, and those refused, with a part of the sentence
+CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
+    "demo": (["demo", "--out", "a.png"], {**COMMON, "--out": ["b.png"]}, {}),
+    "generate": (["generate", "a cat", "--out", "a.png"], GENERATE, {}),
+    "generate at guidance 1": (
+        ["generate", "a cat", "--guidance", "1", "--out", "a.png"],
+        GENERATE,
+        {"--negative": NOTHING},
+    ),
+    "invert a picture": (
+        ["invert", "in.png", "--prompt", "a dog", "--out", "a.safetensors"],
+        INVERT,
+        {"--seed": NOTHING, "--guidance": NOTHING},
+    ),
+    "invert a picture by null-text": (
+        ["invert", "in.png", "--prompt", "a dog", "--inversion", "null-text", "--out", "a.safetensors"],
+        INVERT,
+        {"--seed": NOTHING},
+    ),
+    "invert what is drawn": (
+        ["invert", "--prompt", "a dog", "--out", "a.safetensors"],
+        INVERT,
+        {"--inversion": NOTHING},
+    ),
+    "swap in a picture": (
+        OF_PICTURE,
+        SWAP,
+        {"--seed": NOTHING, "--fractions": "fractions belong to the preset"},
+    ),
+    "swap in an inversion": (
+        ["swap", "in.safetensors", "--subject", "dog", "--target", "cat", "--out", "out"],
+        SWAP,
+        {"--seed": NOTHING, "--inversion": NOTHING, "--fractions": "fractions belong to the preset"},
+    ),
+    "swap in what is drawn": (
+        ["swap", "--prompt", "a photo of a dog", "--subject", "dog", "--target", "cat", "--out", "out"],
+        SWAP,
+        {"--inversion": NOTHING, "--fractions": "fractions belong to the preset"},
+    ),
+    "swap as the released code": (
+        [*OF_PICTURE, "--preset", "official"],
+        {**SWAP, "--preset": ["paper"], "--fractions": ["0.4", "0.2", "0.5"]},
+        {"--seed": NOTHING},
+    ),
+    "swap by fractions": (
+        [*OF_PICTURE, "--preset", "official", "--fractions", "0.4", "0.2", "0.5"],
+        {**SWAP, "--preset": ["paper"]},
+        {"--seed": NOTHING, "--phi": NOTHING, "--M": NOTHING, "--A": NOTHING, "--preset": "fractions belong"},
+    ),
+    "swap without A": (
+        [*OF_PICTURE, "--A", "0"],
+        SWAP,
+        {"--seed": NOTHING, "--align": NOTHING, "--fractions": NOTHING},
+    ),
+    "learn": (["learn", "refs", "--class", "cat", "--out", "out"], LEARN, {}),
+    "learn without the class": (
+        ["learn", "refs", "--class", "cat", "--prior-weight", "0", "--out", "out"],
+        LEARN,
+        {"--class-pictures": NOTHING, "--class-folder": NOTHING},
+    ),
+    "weights list": (["weights", "list"], {"--cache": ["there"]}, {}),
+    "weights fetch": (["weights", "fetch", "sd21"], FETCH, {}),
+    "weights fetch offline": (["weights", "fetch", "sd21", "--offline"], FETCH, {"--mirror": "asks no --mirror"}),
+    "weights verify": (["weights", "verify", "miniature"], {**WHAT, "--quiet": []}, {}),
+    "weights convert": (["weights", "convert", "miniature", "a.safetensors", "--layout", "ldm"], CONVERT, {}),
+    "weights convert to a folder": (
+        ["weights", "convert", "miniature", "folder", "--layout", "folder"],
+        {**CONVERT, "--layout": ["ldm"]},
+        {"--overwrite": "never a folder"},
+    ),
+}
+OUTPUTS = ("a.png", "a.safetensors", "out/result.png", "out/concept.safetensors")
+
+
+def options(name: str) -> set[str]:
+    """The first spelling of every flag of a command, or of an action of `weights`; each help and debug has tests."""
+    parser: argparse.ArgumentParser = build_parser()
+    for word in name.split():
+        choices = next(a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        parser = choices[word]
+    flags = {action.option_strings[-1 if len(action.option_strings[0]) == 2 else 0] for action in flagged(parser)}
+    return flags - {"--help", "--debug"}
+
+
+def flagged(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    return [action for action in parser._actions if action.option_strings]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_table_has_every_flag(case):
+    line, flags, refused = CASES[case]
+    command = " ".join(line[: 2 if line[0] == "weights" else 1])
+    assert flags.keys() == options(command) and refused.keys() <= flags.keys()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def inversion(model):
+    return synthesize(model, "a photo of a dog", 0, 50)
+
+
+@pytest.fixture
+def noted(model, inversion, monkeypatch):
+    """What was called, with what; nothing is computed."""
+    calls: list[str] = []
+    picture = paint((64, 64), 0)
+    swapped = SwapResult(picture, picture, picture, torch.zeros(1), torch.zeros(1), {}, {})
+    answers = {
+        "weights.load.load": model,
+        "photoswap.swap.generate": picture,
+        "photoswap.inversion.invert_image": inversion,
+        "photoswap.inversion.synthesize": inversion,
+        "photoswap.inversion.reconstruct": picture,
+        "photoswap.swap.swap": swapped,
+        "photoswap.demo.run": None,
+        "train.dreambooth.learn": None,
+        "train.checkpoint.apply_concept": model,
+        "weights.convert.convert": None,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(name, noting(name, calls, answer))
+    for name in ("weights.fetch.fetch", "weights.verify.verify"):  # whose answers are printed: not told here
+        monkeypatch.setattr(name, noting(name, calls, ValueError("as far as it goes")))
+    return calls
+
+
+def noting(name, calls, answer):
+    """A function that notes its name and arguments, and answers always the same."""
+    module, _, function = name.rpartition(".")
+    signature = inspect.signature(getattr(__import__(module, fromlist=[function]), function))
+
+    def call(*args, **kwargs):
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        calls.append(f"{name} {[(key, shown(value)) for key, value in bound.arguments.items()]}")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return call
+
+
+def shown(value):
+    if isinstance(value, Image.Image):
+        return value.mode, value.size, hash(value.tobytes())
+    if isinstance(value, Inversion):
+        return "inversion"
+    return type(value).__name__ if hasattr(value, "unet") or callable(value) else repr(value)
+
+
+@pytest.mark.parametrize(("case", "flag"), [(case, flag) for case in CASES for flag in CASES[case][1]])
+def test_every_flag_changes_something_or_says_why_not(
+    case, flag, noted, inversion, concept, tmp_path, monkeypatch, capsys
+):
+    line, flags, refused = CASES[case]
+    values = [str(concept) if value == "CONCEPT" else value for value in flags[flag]]
+    told = []
+    for extra in ([], [flag, *values]):
+        home = tmp_path / f"run{len(told)}"
+        lay_out(home, inversion, OUTPUTS if flag == "--overwrite" else ())
+        monkeypatch.chdir(home)
+        noted.clear()
+        code = main([*line, *extra])
+        out, err = capsys.readouterr()
+        told.append(([*noted], code, out, err, files(home)))
+    without, given = told
+    if flag in refused:
+        assert given[1] == 2 and refused[flag] in given[3] and not given[0]
+    elif f"{flag} " in " ".join([*line, ""]) and not values:
+        assert given == without  # said twice
+    else:
+        assert given != without and NOTHING not in given[3]
+        assert given[1] == 0 or flag == "--device" or "as far as it goes" in given[3]
+
+
+def lay_out(home, inversion, outputs):
+    """A folder with what the lines read, and with earlier results."""
+    (home / "refs").mkdir(parents=True)
+    for name in ("refs/a.png", "in.png"):
+        paint((64, 64), 1).save(home / name)
+    Image.new("L", (64, 64), 255).save(home / "mask.png")
+    inversion.save(home / "in.safetensors")
+    for name in outputs:
+        (home / name).parent.mkdir(exist_ok=True)
+        (home / name).write_bytes(b"from before")
