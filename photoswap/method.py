@@ -63,6 +63,7 @@ class Method:
     """
 
     counts: ClassVar[tuple[str, ...]] = ()  # fields that count steps, 0..steps, and scale with them
+    draws: ClassVar[bool] = False  # whether it draws noise, so that a seed means something to it
     steps: int = 50
     guidance_scale: Guidance = 7.5
 

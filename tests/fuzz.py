@@ -108,6 +108,21 @@ NAMES = [
     "--",
 ]
 OUTSIDE = ["", "/dev/null", "/dev/full", "/proc/nowhere", "/proc/a.png", "~nosuchuser/a.png", "~", "a\0.png", "x" * 300]
+SETTINGS = [
+    "phi",
+    "M",
+    "A",
+    "align",
+    "blend",
+    "steps",
+    "guidance_scale",
+    "max_queries",
+    "counts",
+    "x",
+    "",
+    "--",
+    "phi\0",
+]
 NO_CLASS = ["0", "-0", "-1", "nan", "inf", "1e400", "-inf", "--", "", "9" * 20, "101"]  # else 200 pictures are drawn
 
 
@@ -215,6 +230,9 @@ class Lines:
     def value(self, rng: random.Random, action: argparse.Action) -> str:
         """A value for a flag: mostly of its kind, sometimes of any."""
         kind = "any" if rng.random() < 0.1 else _kind(action)
+        if action.dest == "settings":
+            name, value = rng.choice(SETTINGS), rng.choice([*NUMBERS, *TEXTS, "[1, 2]", "[" * 150, "{}", "null", "NaN"])
+            return f"{name}={value}"
         if kind == "output":
             places = [
                 "new",

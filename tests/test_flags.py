@@ -24,7 +24,7 @@ COMMON = {
     "--model": ["elsewhere"],
     "--config": ["sd21"],
     "--prediction": ["eps"],
-    "--device": ["banana"],  # refused as a device: it has been read
+    "--device": ["banana"],  # refused as a device, as is "cake" as a method: it has been read
     "--seed": ["5"],
     "--out": ["other"],
     "--overwrite": [],
@@ -41,7 +41,14 @@ INVERT = {
 SWAP = {
     **{**COMMON, **DTYPE, **SAMPLING},
     **{"--prompt": ["my dog"], "--subject": ["photo"], "--target": ["fox"], "--target-prompt": ["my cat"]},
-    **{"--mask": ["mask.png"], "--inversion": ["ddim"], "--preset": ["official"], "--align": ["index"]},
+    **{
+        "--mask": ["mask.png"],
+        "--inversion": ["ddim"],
+        "--method": ["cake"],
+        "--set": ["phi=4"],
+        "--preset": ["official"],
+        "--align": ["index"],
+    },
     **{"--phi": ["3"], "--M": ["30"], "--A": ["3"], "--blend": ["0.5"], "--fractions": ["0.4", "0.2", "0.3"]},
 }
 LEARN = {
@@ -234,7 +241,7 @@ def test_every_flag_changes_something_or_says_why_not(
         assert given == without  # said twice
     else:
         assert given != without and NOTHING not in given[3]
-        assert given[1] == 0 or flag == "--device" or "as far as it goes" in given[3]
+        assert given[1] == 0 or flag in ("--device", "--method") or "as far as it goes" in given[3]
 
 
 def lay_out(home, inversion, outputs):

@@ -5,15 +5,18 @@ every memory there is. What a model or a schedule makes of a value is checked wh
 """
 
 import argparse
+import json
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 STEPS = 1000  # of every published noise schedule, which has no more to sample at
 SIDE, AREA = 4096, 2048 * 2048  # pixels: seven times the area that SD 2.1 was trained on
 SEED = 2**63 - 1  # what torch takes, with room for one seed for each picture
 PROMPT = 10_000  # characters, of which some 300 fit into 77 tokens
+SETTING = 200  # characters of a value, too few for JSON to nest without end
 QUOTED = 80  # characters of a value that are said again
 
 
@@ -71,6 +74,21 @@ def words(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; want a word or more")
     return prompt(text)
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """ "name=value" as a name and a value: the one that JSON has for it, or the text where it is none."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier() or len(value) > SETTING:
+        raise argparse.ArgumentTypeError(f"{quote(text)} is no setting; want SETTING=VALUE, in {SETTING} characters")
+    try:
+        return name, json.loads(value, parse_constant=_no_number)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _no_number(text: str) -> NoReturn:
+    raise argparse.ArgumentTypeError(f"{text} is no number; want a finite one")
 
 
 def path(text: str) -> Path:

@@ -31,7 +31,7 @@ import platform
 import sys
 import time
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,7 @@ from photoswap.commands.common import (
 )
 from photoswap.commands.invert import add_inversion, inversion_for
 from photoswap.commands.outputs import check_folder, check_free, say, write_together
+from photoswap.commands.settings import settings_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -92,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set",
         action="append",
         default=[],
+        type=types.setting,
         metavar="SETTING=VALUE",
         dest="settings",
         help="a setting of the method by its published name; may be repeated",
@@ -99,8 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--preset",
         choices=("paper", "official"),
-        default="paper",
-        help="where the settings come from that no flag gives",
+        help="where the settings come from that no flag gives (default: paper)",
     )
     group.add_argument(
         "--fractions",
@@ -185,7 +186,8 @@ def run(arguments: argparse.Namespace) -> None:
         seed=seed_for(arguments.seed),
         progress=not arguments.quiet,
     )
-    write(arguments, inversion, result, timings | result.timings)
+    seed = seed_for(arguments.seed) if method.draws else inversion.seed
+    write(arguments, inversion, result, timings | result.timings, seed)
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -193,9 +195,7 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.source is None:
         refuse(arguments, "without a picture", "inversion")
     elif arguments.source.suffix == INVERSION:
-        refuse(arguments, "where there is an inversion already", "inversion", "seed")
-    else:
-        refuse(arguments, "for a picture: the seed is of one drawn", "seed")
+        refuse(arguments, "where there is an inversion already", "inversion")
     if arguments.A == 0:
         refuse(arguments, "with --A 0, which swaps no A", "align")
     if arguments.fractions is not None:
@@ -211,7 +211,6 @@ def make_method(arguments: argparse.Namespace, inversion: "Inversion | None", gu
     An inversion brings its own number of steps, and its guidance where it was made for one. guidance_scale: elsewhere.
     Raises ValueError for an unknown method, and for settings it does not have.
     """
-    from photoswap.blend import Blend
     from photoswap.methods import METHODS, official
 
     if arguments.method not in METHODS:
@@ -219,33 +218,17 @@ def make_method(arguments: argparse.Namespace, inversion: "Inversion | None", gu
     kind = METHODS[arguments.method]
     steps = inversion.steps if inversion and arguments.steps is None else steps_for(arguments.steps)
     fitted = inversion is not None and inversion.method in ("null-text", "seed") and arguments.guidance is None
-    given: dict[str, Any] = {name: getattr(arguments, name) for name in ("phi", "M", "A", "align")}
-    given = {name: value for name, value in given.items() if value is not None}
-    if arguments.blend is not None:
-        given["blend"] = Blend(threshold=arguments.blend)
-    given |= dict(map(_setting, arguments.settings))
-    names = [field.name for field in fields(kind)]
-    if unknown := [name for name in given if name not in names]:
-        raise ValueError(f"{arguments.method} has no setting {', '.join(unknown)}; it has {', '.join(names)}")
+    given = settings_of(arguments, kind)
     given = {"guidance_scale": inversion.guidance_scale if inversion and fitted else guidance_scale} | given
     official_wanted = arguments.preset == "official"
-    if official_wanted and arguments.method != "photoswap":
-        raise ValueError(f"the preset official belongs to photoswap; leave it out with {arguments.method}")
+    if arguments.preset and arguments.method != "photoswap":
+        raise ValueError(f"presets belong to photoswap; leave out --preset with {arguments.method}")
+    if arguments.source and not kind.draws:
+        refuse(arguments, f"for a picture: the seed is of one drawn, and {arguments.method} draws no noise", "seed")
     if arguments.fractions is not None and not official_wanted:
         raise ValueError("fractions belong to the preset official; the paper counts steps: give those")
     shares = {} if arguments.fractions is None else {"shares": tuple(arguments.fractions)}
     return official(steps, **shares, **given) if official_wanted else kind.scaled(steps, **given)
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """ "name=value" with the value as JSON has it, or as text where it is none."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise ValueError(f"--set {text!r} is no setting; want SETTING=VALUE")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
 
 
 def make_prompts(arguments: argparse.Namespace, inversion: "Inversion | None", concept: "Concept | None") -> Prompts:
@@ -287,10 +270,14 @@ def invert(
 
 
 def write(
-    arguments: argparse.Namespace, inversion: "Inversion", result: "SwapResult", timings: dict[str, float]
+    arguments: argparse.Namespace,
+    inversion: "Inversion",
+    result: "SwapResult",
+    timings: dict[str, float],
+    seed: int | None,
 ) -> None:
     """Put the three files into --out, and say so."""
-    record = make_record(arguments, result, timings, inversion.seed)
+    record = make_record(arguments, result, timings, seed)
     files: dict[str, Any] = {
         RESULT: result.result,
         GRID: make_grid(inversion, result),
@@ -314,7 +301,7 @@ def make_grid(inversion: "Inversion", result: "SwapResult") -> "Image.Image":
 def make_record(
     arguments: argparse.Namespace, result: "SwapResult", timings: dict[str, float], seed: int | None
 ) -> dict[str, Any]:
-    """Every setting, timing and seed (of a drawn source): enough to repeat the swap, and to know on what it ran."""
+    """Every setting, timing and seed (of noise that was drawn): enough to repeat the swap."""
     import torch
 
     flags = {name: _plain(value) for name, value in vars(arguments).items() if name not in ("run", "command")}
@@ -322,7 +309,7 @@ def make_record(
         "command": arguments.command,
         "arguments": flags,
         "seed": seed,
-        "settings": {"preset": arguments.preset, **result.settings},
+        "settings": {"preset": arguments.preset or "paper", **result.settings},
         "seconds": {stage: round(seconds, 3) for stage, seconds in timings.items()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "platform": sys.platform},
     }
