@@ -177,3 +177,12 @@ def test_a_disk_that_fills_up_while_swapping(tiny, pictures, tmp_path, capsys, m
     told = refused(capsys, *swap_arguments(pictures / "source.png", tiny, tmp_path / "new" / "out", "--steps", 1))
     assert "the disk is full" in told and "--out" in told
     assert files(tmp_path) == []
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_an_m_that_phi_carries_with_it_is_told(tiny, pictures, tmp_path, capsys):
+    line = [str(a) for a in swap_arguments(pictures / "source.png", tiny, tmp_path / "out", "--steps", 4, "--phi", 2)]
+    assert main([*line, "--M", "2"]) == 0
+    assert capsys.readouterr().err == "photoswap: --M 2 changes nothing: phi, 2 steps long, carries M with it\n"
+    assert main([*line, "--M", "3", "--overwrite"]) == 0
+    assert capsys.readouterr().err == ""

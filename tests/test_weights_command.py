@@ -87,6 +87,10 @@ def test_fetch_shows_a_bar_and_says_what_goes_wrong(mirror, tmp_path, capsys):
     mirror.content = b"!" + mirror.content[1:]
     assert "it was deleted" in refused(capsys, "weights", "fetch", "sd21", "--mirror", mirror.url, "--quiet")
     assert "no network is wanted" in refused(capsys, "weights", "fetch", "sd21", "--offline")
+    other = ["--cache", tmp_path / "new" / "cache", "--quiet"]
+    mirror.statuses = [404]
+    assert "answers 404" in refused(capsys, "weights", "fetch", "sd21", "--mirror", mirror.url, *other)
+    assert not (tmp_path / "new").exists()
     assert "want one of sd21, sd21-base, sd15" in refused(capsys, "weights", "fetch", "sdxl")
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -14,6 +14,7 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 from urllib.error import HTTPError
@@ -71,6 +72,7 @@ def fetch(
     partial = target.with_name(f"{target.name}.part")
     done = partial.stat().st_size if partial.exists() else 0
     check_space(target.parent, published.bytes - done)
+    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with locked(partial.with_name(f"{partial.name}.lock")):
@@ -83,6 +85,10 @@ def fetch(
         raise ValueError(
             f"{holder} is fetching {target} already: wait for it, or stop it and go on from there"
         ) from None
+    finally:
+        for empty in made:  # of what a refusal leaves behind; one that holds something stays
+            with suppress(OSError):
+                empty.rmdir()
     return target
 
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the demo, which says itself what it does."""
     check_file(arguments.out)
-    check_free([arguments.out], [arguments.model], arguments.overwrite)
+    check_free([arguments.out], [arguments.model, arguments.config], arguments.overwrite)
     from photoswap.commands.common import load_model
     from photoswap.demo import run as demo
 

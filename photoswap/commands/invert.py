@@ -88,4 +88,4 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.reconstruction:
         check_file(arguments.reconstruction)
         outputs.append(arguments.reconstruction)
-    check_free(outputs, [arguments.source, arguments.model, arguments.concept], arguments.overwrite)
+    check_free(outputs, [arguments.source, arguments.model, arguments.config, arguments.concept], arguments.overwrite)

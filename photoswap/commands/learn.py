@@ -112,7 +112,7 @@ def check(arguments: argparse.Namespace) -> None:
     if not again and (arguments.out / CHECKPOINT).is_file():
         raise ValueError(f"{arguments.out} has a run to go on from: say --resume, or --overwrite to begin anew")
     outputs = [arguments.out / CONCEPT, arguments.out / CHECKPOINT, *sorted((arguments.out / SAMPLES).glob("*.png"))]
-    read = [*arguments.references, arguments.model]
+    read = [*arguments.references, arguments.model, arguments.config]
     check_free(outputs, read, again)
 
 

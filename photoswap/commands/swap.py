@@ -201,7 +201,7 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.fractions is not None:
         refuse(arguments, "beside --fractions, which says the same", "phi", "M", "A")
     check_folder(arguments.out)
-    read = [arguments.source, arguments.mask, arguments.model, arguments.concept]
+    read = [arguments.source, arguments.mask, arguments.model, arguments.config, arguments.concept]
     check_free([arguments.out / name for name in (RESULT, GRID, RECORD)], read, arguments.overwrite)
 
 

@@ -101,7 +101,7 @@ def verify_weights(arguments: argparse.Namespace) -> None:
 
 def convert_weights(arguments: argparse.Namespace) -> None:
     """Write a checkpoint in either layout, with a concept in it if there is one."""
-    read, target = [arguments.source, arguments.concept], arguments.target
+    read, target = [arguments.source, arguments.config, arguments.concept], arguments.target
     if arguments.layout == "folder" and arguments.overwrite:
         raise ValueError("--overwrite replaces a file, never a folder; leave it out and name a new folder")
     if arguments.layout == "ldm" and not target.is_dir():
