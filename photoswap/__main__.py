@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
+from models.precision import full_float32
 from photoswap.commands import COMMANDS
 from photoswap.commands.outputs import say
 
@@ -62,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _tell(str(message))
             arguments = build_parser().parse_args(argv)
-            arguments.run(arguments)
+            with full_float32():
+                arguments.run(arguments)
     except KeyboardInterrupt as interruption:
         _tell(str(interruption) or "interrupted; no file was left half-written")
         return INTERRUPTED

@@ -8,6 +8,7 @@ import torch
 from command_line import LEARN, paint
 from tiny_model import write_tiny_model
 
+from models.precision import full_float32
 from photoswap.__main__ import main
 
 
@@ -19,8 +20,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell that starts the tests in the background has them ignore Ctrl-C, which some of them are about.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # TF32 keeps 10 bits of mantissa, which would drown the tolerances.
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    settings = full_float32()
+    settings.__enter__()
+    config.add_cleanup(lambda: settings.__exit__(None, None, None))
     # The networks here are tiny: threads cost more than they bring, above all beside other work.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 

@@ -1,0 +1,56 @@
+"""TF32 is off where float32 is promised, and nowhere else changed."""
+
+import pytest
+import torch
+
+from models.precision import full_float32
+from photoswap import __main__ as command_line
+
+BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn)
+
+
+@pytest.fixture(params=[True, False])
+def allowed(request):
+    """What the process had chosen before."""
+    before = settings()
+    for backend in BACKENDS:
+        backend.allow_tf32 = request.param
+    yield request.param
+    for backend, kept in zip(BACKENDS, before, strict=True):
+        backend.allow_tf32 = kept
+
+
+def settings():
+    return [backend.allow_tf32 for backend in BACKENDS]
+
+
+def test_it_is_off_within_and_as_it_was_afterwards(allowed):
+    with full_float32():
+        assert settings() == [False, False]
+    assert settings() == [allowed, allowed]
+    with pytest.raises(ValueError), full_float32():
+        raise ValueError("a mistake")
+    assert settings() == [allowed, allowed]
+
+
+def test_the_command_line_runs_within_it(allowed, monkeypatch):
+    seen = []
+    monkeypatch.setattr(command_line.COMMANDS["demo"], "run", lambda _: seen.extend(settings()))
+    assert command_line.main(["demo"]) == 0
+    assert seen == [False, False] and settings() == [allowed, allowed]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("allowed", [True], indirect=True)
+def test_a_float32_convolution_on_a_gpu_has_all_its_bits(allowed):
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(1, 320, 64, 64, generator=generator), torch.randn(320, 320, 3, 3, generator=generator)
+    exact = torch.nn.functional.conv2d(x.double(), w.double(), padding=1)
+
+    def error():
+        found = torch.nn.functional.conv2d(x.cuda(), w.cuda(), padding=1).double().cpu()
+        return ((found - exact).norm() / exact.norm()).item()
+
+    with full_float32():
+        assert error() < 2e-6  # float32 sums of 2880 products
+    assert error() > 1e-4  # the reason for it: TF32's ten bits
