@@ -89,12 +89,39 @@ def test_loads_to_any_dtype(dtype, device):
     assert model.device.type == device.type and model.dtype == dtype
 
 
-def test_loads_as_stored_when_no_dtype_is_asked_for(tmp_path, tiny_file):
+@pytest.fixture
+def mixed_file(tmp_path, tiny_file):
+    """The U-Net in float16, as it is often published, the rest in float32."""
     state = {k: t.half() if k.startswith("model.") else t for k, t in load_file(tiny_file).items()}
+    state["betas"] = torch.zeros(3, dtype=torch.float64)  # not needed: its dtype is nobody's
     save_file(state, tmp_path / "mixed.safetensors")
-    model = load(tmp_path / "mixed.safetensors", dtype=None, config=tiny_config())
+    return tmp_path / "mixed.safetensors"
+
+
+def test_loads_as_stored_when_asked_to(mixed_file):
+    model = load(mixed_file, dtype="stored", config=tiny_config())
     assert {t.dtype for t in model.unet.state_dict().values()} == {torch.float16}
     assert {t.dtype for t in model.vae.state_dict().values()} == {torch.float32}
+
+
+@torch.no_grad()
+def test_a_checkpoint_of_several_dtypes_runs_in_the_widest(tmp_path, mixed_file):
+    model = load(mixed_file, dtype=None, config=tiny_config())
+    assert {t.dtype for t in parameters(model).values()} == {torch.float32}
+    assert torch.equal(
+        model.unet.conv_in.weight, load(mixed_file, dtype="stored", config=tiny_config()).unet.conv_in.weight
+    )
+    out = model.unet(torch.zeros(1, 4, 8, 8), 10, model.encode_text("a cat"))
+    assert model.decode(out).isfinite().all()
+    state = load_file(mixed_file)
+    for kept, other in (
+        (torch.float16, torch.float16),
+        (torch.bfloat16, torch.float32),
+    ):  # float16 and bfloat16: float32
+        half = {k: t.to(kept if k.startswith("model.") else torch.float16) for k, t in state.items() if k != "betas"}
+        save_file(half, tmp_path / "half.safetensors")
+        model = load(tmp_path / "half.safetensors", dtype=None, config=tiny_config())
+        assert {t.dtype for t in parameters(model).values()} == {other}
 
 
 def test_schedule_and_tokenizer_are_those_of_the_config(tiny_file):

@@ -50,7 +50,7 @@ def convert(
         raise ValueError(f"{target} is no name for a single file: want one that ends in .safetensors")
     if layout == "folder" and target.suffix:
         raise ValueError(f"{target} is no name for a folder: want one without {target.suffix}")
-    model = load(source, dtype=dtype if dtype == torch.float32 else None, config=config, prediction=prediction)
+    model = load(source, dtype=dtype if dtype == torch.float32 else "stored", config=config, prediction=prediction)
     if change is not None:
         model = _changed(model, change, lambda wide: load(source, dtype=wide, config=config, prediction=prediction))
     check_space(target.parent, size_of(model, dtype))

@@ -9,7 +9,9 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import reduce
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 from safetensors.torch import save_file
@@ -24,7 +26,7 @@ from models.unet import UNet
 from models.vae import Autoencoder
 from weights.atomic import atomic
 from weights.checksum import digest, scan
-from weights.files import open_files
+from weights.files import Checkpoint, open_files
 from weights.names import NETWORKS, Layout, NetworkName, Source, not_needed, source, table
 from weights.probe import settle
 from weights.published import locate
@@ -35,17 +37,17 @@ from weights.records import shown
 def load(
     name_or_path: str | os.PathLike,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = torch.float32,
+    dtype: torch.dtype | Literal["stored"] | None = torch.float32,
     config: ModelConfig | str | os.PathLike | None = None,
     prediction: Prediction | None = None,
 ) -> StableDiffusion:
     """Read a checkpoint in either published layout.
 
     name_or_path: miniature, sd21, sd21-base, sd15, a single .safetensors or .ckpt file, or a folder that holds unet/,
-    vae/ and text_encoder/. dtype: None keeps the file's, tensor by tensor. config: what the checkpoint is, a name of
-    it, or a JSON file of one; None reads it off the checkpoint. prediction: what it predicts; None goes by
-    weights/recognise.py, and where nobody says it by a probe of the network, with a warning; another warning says when
-    a probe contradicts what was said.
+    vae/ and text_encoder/. dtype: None takes the checkpoint's, for all networks the widest of them; "stored" keeps
+    each tensor's own, for writing it again: networks of several dtypes do not run. config: what the checkpoint is, a
+    name of it, or a JSON file of one; None reads it off the checkpoint. prediction: what it predicts; None goes by
+    weights/recognise.py, and where nobody is sure by a probe of the network, with a warning.
     Raises ValueError when there is no such file, when it is no whole checkpoint, when a key is missing, unknown or of
     another shape, and when a weight is NaN or infinite, or would be in this dtype.
     """
@@ -56,14 +58,27 @@ def load(
     networks = networks_of(model)
     digests: dict[str, str] = {}
     layout: Layout = "ldm" if None in files else "hf"
+    kept = _widest(files, told.config, layout) if dtype is None else None if dtype == "stored" else dtype
     for part, checkpoint in files.items():
-        checkpoint.kept_as = (torch.device(device), dtype)
+        checkpoint.kept_as = (torch.device(device), kept)
         parts = NETWORKS if part is None else (part,)
         renamed = _rename(checkpoint, {p: networks[p] for p in parts}, told.config, layout, str(checkpoint.path))
         for p in parts:
-            digests[p] = assign(networks[p], renamed[p], device, dtype, f"the {p} of {checkpoint.path}")
+            digests[p] = assign(networks[p], renamed[p], device, kept, f"the {p} of {checkpoint.path}")
     model.identity = Identity(digests, (), {str(name): Mark.of(network) for name, network in networks.items()})
     return settle(model, told, str(name_or_path))
+
+
+def _widest(files: Mapping[NetworkName | None, Checkpoint], config: ModelConfig, layout: Layout) -> torch.dtype:
+    """The narrowest dtype that holds every needed tensor of a checkpoint exactly."""
+    needed = (
+        checkpoint[key]
+        for part, checkpoint in files.items()
+        for key in checkpoint
+        if not not_needed(key, config, layout, part)
+    )
+    found = {tensor.dtype for tensor in needed if tensor.is_floating_point()}
+    return reduce(torch.promote_types, found) if found else torch.float32
 
 
 def rename(
