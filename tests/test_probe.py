@@ -11,10 +11,11 @@ from tiny_model import tiny_config, tiny_model, write_tiny_model
 from models.config import MODELS, SD21, SD21_BASE
 from models.unet import UNet
 from samplers import Schedule
+from weights.folder import save_folder
 from weights.load import load, save
-from weights.probe import echo, settle, verdict
+from weights.probe import noise_response, settle, verdict
 from weights.published import PUBLISHED, Published, sha256
-from weights.recognise import Recognised, predicting
+from weights.recognise import NOTE, Recognised, predicting
 
 V = tiny_config()
 EPS = replace(V, name="tiny-base", noise=Schedule(prediction="eps"))
@@ -58,13 +59,13 @@ def bare(tmp_path):
 @pytest.mark.parametrize(("kind", "found"), [("eps", "eps"), ("v", "v"), ("unclear", None), ("nan", None)])
 def test_the_verdict_on_known_answers(answering, kind, found):
     answering(kind)
-    assert verdict(echo(tiny_model())) == found
+    assert verdict(noise_response(tiny_model())) == found
 
 
 @pytest.mark.parametrize(("slope", "constant"), [(0, 0), (0, -40), (1, 0), (1, -40), (-0.2, 3)])
-def test_the_echo_is_the_share_of_the_noise(monkeypatch, slope, constant):
+def test_the_noise_response_is_the_share_of_the_noise(monkeypatch, slope, constant):
     monkeypatch.setattr(UNet, "forward", lambda net, latents, *_, **__: slope * latents + constant)
-    assert echo(tiny_model()) == pytest.approx(slope, abs=1e-5)  # float32 beside a constant of 40
+    assert noise_response(tiny_model()) == pytest.approx(slope, abs=1e-5)  # float32 beside a constant of 40
 
 
 def test_the_network_is_asked_once_at_the_last_timestep_about_noise(monkeypatch, device):
@@ -79,7 +80,7 @@ def test_the_network_is_asked_once_at_the_last_timestep_about_noise(monkeypatch,
     model = tiny_model()
     for network in (model.unet, model.text_encoder):
         network.to(device)
-    echo(model)
+    noise_response(model)
     ((latents, t, context),) = asked
     assert t == 999 and latents.device.type == device.type
     assert abs(latents.mean()) < 0.1 and abs(latents.std() - 1) < 0.1
@@ -93,7 +94,7 @@ def test_a_real_network_in_any_dtype(dtype):
     model = tiny_model()
     for network in (model.unet, model.text_encoder):
         network.to(dtype)
-    assert abs(echo(model)) < 0.3
+    assert abs(noise_response(model)) < 0.3
 
 
 @pytest.mark.parametrize(("kind", "found"), [("eps", "eps"), ("v", "v"), ("unclear", None)])
@@ -105,12 +106,12 @@ def test_a_network_of_nine_channels_is_asked_about_the_noise_among_them(monkeypa
         return ANSWERS[kind](net, latents[:, :4], t, context, **how)
 
     monkeypatch.setattr(UNet, "forward", forward)
-    assert verdict(echo(nine_channel_model())) == found
+    assert verdict(noise_response(nine_channel_model())) == found
 
 
 def test_a_network_of_nine_channels_loads_and_answers(tmp_path):
     model = nine_channel_model()
-    assert abs(echo(model)) < 0.3
+    assert abs(noise_response(model)) < 0.3
     save(model, tmp_path / "nine.safetensors")
     again = load(tmp_path / "nine.safetensors")
     assert again.config == model.config and torch.equal(again.unet.conv_in.weight, model.unet.conv_in.weight)
@@ -119,7 +120,7 @@ def test_a_network_of_nine_channels_loads_and_answers(tmp_path):
 def test_the_miniature_was_trained_on_v(device):
     model = load("miniature", device)
     assert model.schedule.prediction == "v"
-    assert verdict(echo(model)) == "v"
+    assert verdict(noise_response(model)) == "v"
 
 
 def test_the_miniature_read_as_eps_is_contradicted():
@@ -131,7 +132,7 @@ def test_the_miniature_read_as_eps_is_contradicted():
     model = load("miniature")
     schedule, velocity = model.schedule, model.unet.forward
     model.unet.forward = lambda z, t, context: schedule.to_eps(velocity(z, t, context), z, t)
-    assert verdict(echo(model)) == "eps"
+    assert verdict(noise_response(model)) == "eps"
 
 
 # Who is believed
@@ -141,7 +142,7 @@ def test_the_miniature_read_as_eps_is_contradicted():
 def test_where_nobody_says_the_probe_decides_and_says_so(twins, bare, answering, kind, config):
     answering(kind)
     with pytest.warns(
-        UserWarning, match=f"nothing says whether .*bare.* a probe finds {kind}: of pure noise it gives back [01]"
+        UserWarning, match=f"nothing says whether .*bare.* a probe finds {kind}: it returns -?[01].* of pure noise"
     ):
         model = load(bare)
     assert model.config == config and model.schedule.prediction == kind
@@ -155,20 +156,50 @@ def test_where_nobody_can_tell_it_is_asked(twins, bare, answering, kind):
     assert load(bare, prediction="eps").config == EPS
 
 
+@pytest.fixture
+def never_asked(monkeypatch):
+    """A probe costs ten seconds at full size."""
+
+    def refuse(*_, **__):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(UNet, "forward", refuse)
+
+
 @pytest.mark.parametrize("kind", ["eps", "v"])
-def test_a_flag_is_obeyed_and_checked(twins, bare, answering, kind):
-    answering(kind)
+def test_a_flag_is_believed_and_nobody_asked(twins, bare, never_asked, kind):
     assert load(bare, prediction=kind).schedule.prediction == kind
-    other = {"eps": "v", "v": "eps"}[kind]
-    with pytest.warns(UserWarning, match=f"predicts {other} according to the prediction asked for.* and {kind} accord"):
-        assert load(bare, prediction=other).schedule.prediction == other
+    assert load(bare.rename(bare.with_name("my-512.safetensors")), prediction=kind).schedule.prediction == kind
 
 
-def test_the_name_of_a_configuration_is_checked_too(twins, bare, answering):
-    answering("eps")
-    assert load(bare, config="tiny-base").config == EPS
-    with pytest.warns(UserWarning, match=r"v according to the configuration asked for \(tiny\), and eps according to"):
-        load(bare, config="tiny")
+@pytest.mark.parametrize("config", ["tiny", "tiny-base", V, EPS])
+def test_a_configuration_is_believed_and_nobody_asked(twins, bare, never_asked, config):
+    assert load(bare, config=config).config == (MODELS[config] if isinstance(config, str) else config)
+
+
+def test_a_known_model_is_not_asked(tmp_path, twins, never_asked, monkeypatch):
+    """The note in it, a published name, a published hash, the scheduler of a folder."""
+    noted = write_tiny_model(tmp_path / "noted.safetensors")
+    assert load(noted).config == V
+    save_file(load_file(noted), tmp_path / "plain.safetensors")
+    entry = Published("a/b", "c", "published.safetensors", noted.stat().st_size, sha256(tmp_path / "plain.safetensors"))
+    entry = replace(entry, bytes=(tmp_path / "plain.safetensors").stat().st_size)
+    monkeypatch.setitem(PUBLISHED, "tiny-base", entry)
+    assert load(tmp_path / "plain.safetensors").config == EPS
+    (tmp_path / "plain.safetensors").rename(tmp_path / entry.file)
+    assert load(tmp_path / entry.file).config == EPS
+    save_folder(tiny_model(), tmp_path / "folder")
+    (tmp_path / "folder" / NOTE).unlink()
+    assert load(tmp_path / "folder").schedule.prediction == "v"
+
+
+def test_a_flag_against_a_sure_witness_is_obeyed_and_checked(tmp_path, twins, answering):
+    path = write_tiny_model(tmp_path / "noted.safetensors")
+    answering("v")
+    with pytest.warns(
+        UserWarning, match="predicts eps according to the prediction asked for.* and v according to a pr"
+    ):
+        assert load(path, prediction="eps").schedule.prediction == "eps"
 
 
 def test_a_flag_overrules_what_is_noted(tmp_path, answering):

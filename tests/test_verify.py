@@ -43,7 +43,7 @@ def test_a_sound_file_is_described(tiny_file):
     assert (file.path, file.bytes, file.sha256) == (tiny_file, tiny_file.stat().st_size, sha256(tiny_file))
     assert file.tensors == len(load_file(tiny_file)) and file.dtypes == (torch.float32,) and file.published is None
     assert report.layout == "single file" and report.config == tiny_config() and report.by == "the note in it"
-    assert abs(report.echo) < 0.3
+    assert abs(report.noise_response) < 0.3
 
 
 def test_a_sound_folder_is_described(tmp_path):

@@ -1,8 +1,8 @@
 """What a network predicts, asked of the network itself: one call on pure noise.
 
 At the last timestep t = 999 the latents are noise but for a hundredth. A network that predicts the noise (arXiv:
-2006.11239) then gives back what it was given. One that predicts the velocity v = sqrt(alpha_bar) eps -
-sqrt(1 - alpha_bar) x0 (arXiv:2202.00512, appendix D) gives back its idea of the picture, negated, and of the noise at
+2006.11239) then returns what it was given. One that predicts the velocity v = sqrt(alpha_bar) eps -
+sqrt(1 - alpha_bar) x0 (arXiv:2202.00512, appendix D) returns its idea of the picture, negated, and of the noise at
 most sqrt(alpha_bar) = 0.07. Nothing in the shapes tells the two apart, and read the wrong way every picture is noise.
 """
 
@@ -19,7 +19,7 @@ NEAR_ONE, NEAR_ZERO = 0.7, 0.3
 
 
 @torch.no_grad()
-def echo(model: StableDiffusion) -> float:
+def noise_response(model: StableDiffusion) -> float:
     """How much of pure noise comes back in the network's answer to it, for the empty prompt: 1 all, 0 none.
 
     The regression of the answer on the noise; the correlation, which is blind to scale, would take even the trace of
@@ -38,7 +38,7 @@ def echo(model: StableDiffusion) -> float:
 
 
 def verdict(found: float) -> Prediction | None:
-    """What an echo says. None: it is neither near 1 nor near 0, or no number."""
+    """What a response says. None: it is neither near 1 nor near 0, or no number."""
     if abs(found - 1) <= 1 - NEAR_ONE:
         return "eps"
     return "v" if abs(found) <= NEAR_ZERO else None
@@ -53,9 +53,9 @@ def settle(model: StableDiffusion, told: Recognised, where: str) -> StableDiffus
     """
     if told.sure:
         return model
-    found = echo(model)
+    found = noise_response(model)
     seen = verdict(found)
-    answer = f"of pure noise it gives back {found:.2f}"
+    answer = f"it returns {found:.2f} of pure noise"
     said = told.config.noise.prediction
     if told.by is None:
         if seen is None:

@@ -30,7 +30,8 @@ NOTE = "photoswap.json"  # the same, in a folder
 class Recognised(NamedTuple):
     """What a checkpoint is.
 
-    by: who says what it predicts; None: nobody. sure: neither nobody, nor the caller, nor a hint. hint: it is no more
+    by: who says what it predicts; None: nobody. sure: neither nobody, nor a hint, nor a caller whom a surer witness
+    contradicts; then, and only then, a probe is asked. hint: it is no more
     than a word in its name, and a probe overrules it.
     """
 
@@ -57,8 +58,8 @@ def recognise(
 ) -> Recognised:
     """Tell what the open files of a checkpoint are.
 
-    name: by which it was asked for. config, prediction: what the caller says of it; a name of a configuration and a
-    prediction are claims that a probe may check, a configuration or a JSON file of one is what the caller wants.
+    name: by which it was asked for. config, prediction: what the caller says of it, which is believed; a prediction is
+    checked by a probe where a note, a scheduler's configuration or a published name says the other.
     Raises ValueError when the shapes fit no published model and nobody says what it is, when a folder's configuration
     asks for what is not computed here, and when one has more layers than the checkpoint has tensors.
     """
@@ -68,7 +69,8 @@ def recognise(
         return told
     if prediction not in ("eps", "v"):
         raise ValueError(f"prediction is {quoted(prediction)}: want 'eps' or 'v'")
-    return Recognised(predicting(told.config, prediction), f"the prediction asked for ({prediction})", False)
+    asked = predicting(told.config, prediction)
+    return Recognised(asked, f"the prediction asked for ({prediction})", sure=not told.sure)
 
 
 def predicting(config: ModelConfig, prediction: Prediction) -> ModelConfig:
@@ -86,7 +88,7 @@ def configured(config: str | os.PathLike) -> Recognised:
     Raises ValueError when it is neither.
     """
     if str(config) in MODELS:
-        return Recognised(MODELS[str(config)], f"the configuration asked for ({config})", False)
+        return Recognised(MODELS[str(config)], f"the configuration asked for ({config})", True)
     path = expand(config)
     try:
         there = path.is_file()

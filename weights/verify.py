@@ -10,7 +10,7 @@ from models.config import ModelConfig
 from weights.fetch import check_published
 from weights.files import Checkpoint, open_files
 from weights.load import is_finite, load
-from weights.probe import echo, settle
+from weights.probe import noise_response, settle
 from weights.published import PUBLISHED, locate, sha256
 from weights.recognise import Prediction, recognise
 from weights.records import shown
@@ -30,13 +30,13 @@ class File:
 
 @dataclass(frozen=True)
 class Report:
-    """A sound checkpoint. by: who says what it predicts; None: a probe of the network. echo: what that probe found."""
+    """A sound checkpoint. by: who says what it predicts; None: a probe of the network. noise_response: its finding."""
 
     files: tuple[File, ...]
     layout: str
     config: ModelConfig
     by: str | None
-    echo: float
+    noise_response: float
 
 
 def verify(
@@ -64,7 +64,7 @@ def verify(
         settle(model, told._replace(sure=False), str(path))
     by = told.by if model.config.noise == told.config.noise else None  # overruled by a probe
     files = tuple(_file(checkpoint, progress) for checkpoint in opened.values())
-    return Report(files, "single file" if None in opened else "folder", model.config, by, echo(model))
+    return Report(files, "single file" if None in opened else "folder", model.config, by, noise_response(model))
 
 
 def check_finite(checkpoint: Checkpoint) -> None:

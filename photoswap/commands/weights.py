@@ -95,7 +95,7 @@ def verify_weights(arguments: argparse.Namespace) -> None:
         say(f"{file.path}: {file.tensors} tensors in {kinds}, {file.bytes} bytes, all finite")
         print(f"  SHA-256 {file.sha256}: {known}")
     config = report.config
-    told = f"according to {report.by or 'a probe'}; of pure noise it gives back {report.echo:.2f}"
+    told = f"according to {report.by or 'a probe'}; it returns {report.noise_response:.2f} of pure noise"
     print(f"a {report.layout} that holds {config.name}, whole; it predicts {config.noise.prediction} {told}")
 
 
