@@ -138,14 +138,14 @@ class _Batch:
 
     def _mask(self, picture: str, name: str, site: Site) -> Tensor:
         """A mask of a picture at the places of a site: (n 1), 0 or 1."""
-        held = self.pictures[picture].masks
-        if name not in held:
-            raise ValueError(f'{picture} has no mask "{name}"; it has {", ".join(held) or "none"}')
+        held, bare = self.pictures[picture].masks, name.removeprefix("~")
+        if bare not in held:
+            raise ValueError(f'{picture} has no mask "{bare}"; it has {", ".join(held) or "none"}')
         key = (picture, name, site.scale)
         if key not in self.shared:
-            h, w = (side // site.scale for side in held[name].shape)
-            small = F.interpolate(held[name][None, None].to(self._device, torch.float32), (h, w), mode="nearest")
-            self.shared[key] = small.reshape(-1, 1)
+            h, w = (side // site.scale for side in held[bare].shape)
+            small = F.interpolate(held[bare][None, None].to(self._device, torch.float32), (h, w), mode="nearest")
+            self.shared[key] = (1 - small if name != bare else small).reshape(-1, 1)
         return self.shared[key]
 
     def _places(self, picture: str, name: str, site: Site) -> Tensor:

@@ -44,15 +44,16 @@ class Injection:
     quantity: phi, the output of self-attention; M, its map; A, the map of cross-attention; psi, its output; "keys and
     values", the target's queries looking at the origin's places; "queries and keys", which is M by the name that
     Plug-and-Play gives it; "features" of a residual block. sites: those of the quantity's kind for which this is true,
-    or their addresses. halves: of guidance. origin, into: names of pictures. alignment: for A, the name of one of the
-    target's alignments; None takes it column for column. max_queries: only where there are at most so many. joined: for
-    keys and values, beside the target's own instead of in their place. within: for keys and values, the origin's places
-    to look at, the name of one of its masks. where: the target's places that take it, the name of one of its masks;
-    elsewhere the row goes on as it would without. Raises ValueError for a combination that means nothing.
+    or their addresses, or their numbers among the kind's in execution order. halves: of guidance. origin, into: names
+    of pictures. alignment: for A, the name of one of the target's alignments; None takes it column for column.
+    max_queries: only where there are at most so many. joined: for keys and values, beside the target's own instead of
+    in their place. within: for keys and values, the origin's places to look at, the name of one of its masks. where:
+    the target's places that take it, the name of one of its masks; elsewhere the row goes on as it would without. A
+    mask's name behind a "~" is all outside it. Raises ValueError for a combination that means nothing.
     """
 
     quantity: Quantity
-    sites: Callable[[Site], bool] | tuple[Site, ...] = everywhere
+    sites: Callable[[Site], bool] | tuple[Site, ...] | range = everywhere
     halves: tuple[Half, ...] = BOTH
     origin: str = SOURCE
     into: str = TARGET
@@ -74,8 +75,8 @@ class Injection:
 
     def at(self, sites: Iterable[Site], size: tuple[int, int]) -> "Injection":
         """The same with its addresses listed, for a U-Net with these sites and latents of (h, w)."""
-        kind = KINDS.get(self.quantity, "self")
-        chosen = [site for site in sites if site.kind == kind and self._wants(site)]
+        of_kind = [site for site in sites if site.kind == KINDS.get(self.quantity, "self")]
+        chosen = [site for number, site in enumerate(of_kind) if self._wants(number, site)]
         if self.max_queries is not None:
             chosen = [site for site in chosen if size[0] * size[1] // site.scale**2 <= self.max_queries]
         return replace(self, sites=tuple(chosen))
@@ -104,7 +105,9 @@ class Injection:
             if has_halves[self.into] or half == "cond"
         ]
 
-    def _wants(self, site: Site) -> bool:
+    def _wants(self, number: int, site: Site) -> bool:
+        if isinstance(self.sites, range):
+            return number in self.sites
         return site in self.sites if isinstance(self.sites, tuple) else self.sites(site)
 
 

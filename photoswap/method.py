@@ -58,14 +58,17 @@ class Follower:
 class Method:
     """The settings that all methods have. Everything below does nothing unless a method says otherwise.
 
-    steps: of the sampler. guidance_scale: one number, or one for each step. Raises ValueError for values that make no
-    method.
+    steps: of the sampler. guidance_scale: one number, or one for each step. negative_prompt: what guidance leads away
+    from. source_prompt: what the source is told, None for its own prompt; told nothing it is one row. Raises ValueError
+    for values that make no method.
     """
 
     counts: ClassVar[tuple[str, ...]] = ()  # fields that count steps, 0..steps, and scale with them
     draws: ClassVar[bool] = False  # whether it draws noise, so that a seed means something to it
     steps: int = 50
     guidance_scale: Guidance = 7.5
+    negative_prompt: str = ""
+    source_prompt: str | None = None
 
     def __post_init__(self) -> None:
         if not is_count(self.steps) or self.steps < 1:
@@ -111,3 +114,11 @@ class Method:
 def is_count(value: object) -> bool:
     """Whether it is a whole number, which True is not."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_shares(method: Method, *names: str) -> None:
+    """Raise ValueError unless these settings are shares of the steps, 0..1."""
+    for name in names:
+        share = getattr(method, name)
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ValueError(f"{name} is {share}; want a share of the steps, 0..1")

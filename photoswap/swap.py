@@ -22,7 +22,7 @@ from samplers import guided_eps, sample
 from .blend import Inside
 from .injections import SOURCE, TARGET, as_json, timeline
 from .inversion import Inversion, initial_noise, uncond_contexts
-from .method import Follower, Method
+from .method import Method
 from .methods import Photoswap, name_of
 from .pictures import Picture
 from .side_by_side import side_by_side
@@ -76,8 +76,9 @@ def swap(
     method = method or Photoswap.scaled(inversion.steps)
     prompts = (inversion.prompt if source_prompt is None else source_prompt, target_prompt)
     inversion.check(model, method.steps, size, method.guidance_scale, prompts[0])
-    pictures = make_pictures(model, inversion, method, prompts, (source_word, target_word))
-    clock, followers = _Clock(), _kept_outside(model, pictures, mask)
+    region = None if mask is None else _latent_region(model, inversion, mask)
+    pictures = make_pictures(model, inversion, method, prompts, (source_word, target_word), region)
+    clock, followers = _Clock(), [] if region is None else [Inside(region)]
     draw = torch.Generator().manual_seed(seed)
     moments = side_by_side(model.unet, model.schedule, pictures, method, followers=followers, generator=draw)
     row_calls = 0
@@ -116,22 +117,31 @@ def make_pictures(
     method: Method,
     prompts: tuple[str, str],
     words: tuple[str | None, str | None] = (None, None),
+    mask: Tensor | None = None,
 ) -> dict[str, Picture]:
     """Source and target for the loop, from an inversion, the two prompts, and the subject's words in them.
 
+    mask: where the subject is in both, on the grid of the latents, (1 1 h w); methods know it as "subject".
+
     Raises ValueError for a prompt without its subject's word.
     """
-    contexts = model.encode_text(list(prompts))
-    uncond, noise = uncond_contexts(model, inversion), inversion.source_at(-1).to(model.device)
+    told = prompts[0] if method.source_prompt is None else method.source_prompt
+    contexts, noise = model.encode_text([told, prompts[1]]), inversion.source_at(-1).to(model.device)
+    uncond = uncond_contexts(model, inversion)
+    if method.negative_prompt and inversion.null_contexts is not None:
+        raise ValueError("null contexts leave no room for a negative prompt: invert by another way, or leave it out")
+    away = model.encode_text(method.negative_prompt) if method.negative_prompt else uncond
     found = [
         () if word is None else tuple(subject_tokens(model.tokenizer, prompt, word))
         for prompt, word in zip(prompts, words, strict=True)
     ]
     # a stored trajectory runs from clean latents to noise; the loop wants what stands behind each step
     known = inversion.trajectory[:-1].flip(0).to(model.device) if inversion.returns_stored else None
-    source = Picture(noise, contexts[:1], uncond, method.guidance_scale, known, found[0])
+    masks = {} if mask is None else {"subject": mask[0, 0]}
+    half = None if told == "" and inversion.null_contexts is None else uncond  # told nothing, one row is both halves
+    source = Picture(noise, contexts[:1], half, method.guidance_scale, known, found[0], masks=masks)
     alignments = method.alignments(model.tokenizer, *prompts)
-    target = Picture(noise, contexts[1:], uncond, method.guidance_scale, None, found[1], alignments)
+    target = Picture(noise, contexts[1:], away, method.guidance_scale, None, found[1], alignments, masks)
     return {SOURCE: source, TARGET: target}
 
 
@@ -169,9 +179,8 @@ class _Clock:
         self.laps[name], self.last = now - self.last, now
 
 
-def _kept_outside(model: StableDiffusion, pictures: dict[str, Picture], mask: Image.Image | None) -> list[Follower]:
-    """What keeps the source outside a user's mask, if there is one."""
-    if mask is None:
-        return []
-    (h, w), factor = pictures[SOURCE].size, model.config.vae.factor
-    return [Inside(latent_mask(mask, (w * factor, h * factor), factor).to(model.device))]
+def _latent_region(model: StableDiffusion, inversion: Inversion, mask: Image.Image) -> Tensor:
+    """A user's mask on the grid of the inversion's latents, (1 1 h w) bool."""
+    h, w = inversion.trajectory.shape[2:]
+    factor = model.config.vae.factor
+    return latent_mask(mask, (w * factor, h * factor), factor).to(model.device)

@@ -25,9 +25,11 @@ class Alignment:
     taken: Tensor
     own: Tensor
 
-    def to(self, like: Tensor) -> "Alignment":
-        """The same on the device and in the type of a tensor."""
-        return Alignment(self.taken.to(like.device, like.dtype), self.own.to(like.device, like.dtype))
+    def reweighted(self, columns: Sequence[int], weight: float) -> "Alignment":
+        """The same with some of the target's columns multiplied; rows are not rescaled."""
+        scale = torch.ones_like(self.own)
+        scale[list(columns)] = weight
+        return Alignment(self.taken * scale, self.own * scale)
 
 
 def align(source: Sequence[int], target: Sequence[int], length: int = 77) -> Alignment:
@@ -59,6 +61,37 @@ def align_prompts(tokenizer: Tokenizer, source: str, target: str) -> Alignment:
     """Align two prompts as the tokenizer cuts them."""
     length = tokenizer(source).shape[1]
     return align(_unpadded(tokenizer, source), _unpadded(tokenizer, target), length)
+
+
+def align_words(tokenizer: Tokenizer, source: str, target: str) -> Alignment:
+    """Align two prompts of as many words, word for word: all of A is the source's (Prompt-to-Prompt's replacement).
+
+    The columns of a replaced word are the source's for it: one for one where it takes as many tokens, else each token
+    of the target's gets an equal share of the sum of the source's. Behind the last replaced word columns pair by the
+    target's index, as in the published code. Raises ValueError for prompts of different numbers of words.
+    """
+    words = [prompt.split(" ") for prompt in (source, target)]
+    if len(words[0]) != len(words[1]):
+        raise ValueError(
+            f'"{source}" has {len(words[0])} words and "{target}" {len(words[1])}; replacement wants as many: '
+            "align by tokens instead"
+        )
+    length, needed = tokenizer.length, max(len(tokenizer.words(prompt)) + 2 for prompt in (source, target))
+    if needed > length:
+        raise ValueError(f"prompts of {needed} tokens; want at most {length}: shorten them")
+    taken, i, j, left = torch.zeros(length, length), 1, 1, sum(a != b for a, b in zip(*words, strict=True))
+    taken[0, 0] = 1
+    for a, b in zip(*words, strict=True):
+        n, m = (len(tokenizer.words(word)) for word in (a, b))
+        if a == b:
+            n = m
+            taken[range(i if left else j, (i if left else j) + n), range(j, j + m)] = 1
+        else:
+            taken[i : i + n, j : j + m] = torch.eye(n) if n == m else 1 / m
+            left -= 1
+        i, j = i + n, j + m
+    taken[range(j, length), range(j, length)] = 1
+    return Alignment(taken, torch.zeros(length))
 
 
 def subject_tokens(tokenizer: Tokenizer, prompt: str, word: str) -> list[int]:

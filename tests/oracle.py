@@ -45,22 +45,36 @@ class Controller:
                 x[1] = x[0]
                 x[3] = x[2]
 
-    def edit(self, maps: Tensor, is_cross: bool, place: str) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, is_cross: bool, place: str) -> Tensor:
+        maps = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.shape[-1]), dim=-1)
+        return self.edit(maps, is_cross, place) @ v
+
+    def features(self, x: Tensor, place: str) -> Tensor:
+        """What a residual block adds to its shortcut."""
+        return x
+
+    def change(self, maps: Tensor, is_cross: bool) -> Tensor:
         """M and A, in the conditional half. maps: (4 heads n m)."""
         source, target = maps[2], maps[3]
         if is_cross and self.cur_step < int(self.f_A * (self.steps + 1)):
             target = self.pairing.refine(source, target)
         if not is_cross and self.cur_step < self.map_ends and maps.shape[2] <= self.most_queries:
             target = source
-        maps = torch.stack([maps[0], maps[1], source, target])
+        return torch.stack([maps[0], maps[1], source, target])
+
+    def edit(self, maps: Tensor, is_cross: bool, place: str) -> Tensor:
+        maps = self.change(maps, is_cross)
         if is_cross and maps.shape[2] <= self.places // 4:
             self.stored.setdefault(place, []).append(maps[2:])
+        self.count()
+        return maps
+
+    def count(self) -> None:
         self.cur_layer += 1
         if self.cur_layer == self.layers:
             self.cur_layer = 0
             self.cur_step += 1
             self.between_steps()
-        return maps
 
     def between_steps(self) -> None:
         for place, maps in self.stored.items():
@@ -158,9 +172,14 @@ def attention(layer: nn.Module, x: Tensor, context: Tensor | None, control: Cont
     if not is_cross:
         control.borrow(q, k, v)
     q, k, v = (torch.stack(y.chunk(layer.heads, dim=-1), dim=1) for y in (q, k, v))
-    maps = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.shape[-1]), dim=-1)
-    maps = control.edit(maps, is_cross, place)
-    return F.linear(torch.cat((maps @ v).unbind(1), dim=-1), layer.to_out.weight, layer.to_out.bias)
+    heads = control.attend(q, k, v, is_cross, place)
+    return F.linear(torch.cat(heads.unbind(1), dim=-1), layer.to_out.weight, layer.to_out.bias)
+
+
+def residual(block: nn.Module, x: Tensor, time: Tensor, control: Controller, place: str) -> Tensor:
+    h = block.conv1(F.silu(block.norm1(x))) + block.time(F.silu(time))[:, :, None, None]
+    h = control.features(block.conv2(F.silu(block.norm2(h))), place)
+    return h + (x if block.shortcut is None else block.shortcut(x))
 
 
 def transformer(module: nn.Module, x: Tensor, context: Tensor, control: Controller, place: str) -> Tensor:
@@ -176,7 +195,7 @@ def network(unet: nn.Module, rows: Tensor, t: int, context: Tensor, control: Con
     """The U-Net's output, layer by layer."""
 
     def layer(stage: nn.Module, j: int, x: Tensor, place: str) -> Tensor:
-        x = stage.resblocks[j](x, time)
+        x = residual(stage.resblocks[j], x, time, control, place)
         return transformer(stage.transformers[j], x, context, control, place) if j < len(stage.transformers) else x
 
     time = unet.time_embedding(torch.full((len(rows),), t))
@@ -189,7 +208,7 @@ def network(unet: nn.Module, rows: Tensor, t: int, context: Tensor, control: Con
         if stage.downsample is not None:
             x = stage.downsample(x)
             skips.append(x)
-    x = unet.mid.resblocks[1](layer(unet.mid, 0, x, "mid"), time)
+    x = residual(unet.mid.resblocks[1], layer(unet.mid, 0, x, "mid"), time, control, "mid")
     for stage in unet.up:
         for j in range(len(stage.resblocks)):
             x = layer(stage, j, torch.cat([x, skips.pop()], dim=1), "up")

@@ -12,7 +12,7 @@ from photoswap.__main__ import build_parser
 from photoswap.blend import Blend
 from photoswap.commands.swap import make_method
 from photoswap.injections import COND, Injection
-from photoswap.methods import Photoswap, official
+from photoswap.methods import Photoswap, PromptToPrompt, official
 
 NEVER = {"phi": 0, "M": 0, "A": 0}
 
@@ -158,14 +158,17 @@ def test_the_command_line_chooses_a_method_and_its_settings():
     assert chosen == official(50, (0.6, 0.8, 0.0), A=7, blend=Blend(threshold=0.5))
     assert from_flags("--align", "index", "--blend") == Photoswap(align="index", blend=Blend())
     assert from_flags("--set", "phi=3", "--set", "align=index") == Photoswap(phi=3, align="index")
+    other = from_flags("--method", "prompt-to-prompt", "--blend", "--set", 'equalizer=[["cat", 2]]')
+    assert other == PromptToPrompt(equalizer=(("cat", 2),), blend=Blend())
 
 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
         (["--fractions", "0.6", "0.8", "0"], "fractions belong"),
+        (["--method", "prompt-to-prompt", "--set", 'equalizer=[["cat"]]'], "of the wrong kind"),
         (["--method", "photoswop"], "no method 'photoswop'; want one of photoswap"),
-        (["--set", "chi=3"], "photoswap has no setting chi; it has steps, guidance_scale, phi, M, A"),
+        (["--set", "chi=3"], "photoswap has no setting chi; it has steps, guidance_scale"),
         (["--set", "phi"], "want SETTING=VALUE"),
     ],
 )

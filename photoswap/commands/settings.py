@@ -32,10 +32,15 @@ def settings_of(arguments: argparse.Namespace, kind: "type[Method]") -> dict[str
         if name in types_wanted and not _suits(value, types_wanted[name]):
             wanted = getattr(types_wanted[name], "__name__", types_wanted[name])
             raise ValueError(f"--set {name}={value!r} is of the wrong kind; want {wanted}")
-        given[name] = tuple(value) if isinstance(value, list) else value
+        given[name] = _frozen(value)
     if unknown := [name for name in given if name not in types_wanted]:
         raise ValueError(f"{arguments.method} has no setting {', '.join(unknown)}; it has {', '.join(types_wanted)}")
     return given
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, all the way down: settings are values."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _suits(value: Any, wanted: Any) -> bool:
@@ -46,7 +51,10 @@ def _suits(value: Any, wanted: Any) -> bool:
     if get_origin(wanted) in (Union, UnionType):
         return any(_suits(value, kind) for kind in kinds)
     if get_origin(wanted) is tuple:
-        return isinstance(value, list) and all(_suits(one, kinds[0]) for one in value)
+        if not isinstance(value, list) or (Ellipsis not in kinds and len(value) != len(kinds)):
+            return False
+        each = kinds if Ellipsis not in kinds else kinds[:1] * len(value)
+        return all(_suits(one, kind) for one, kind in zip(value, each, strict=True))
     if isinstance(value, bool):
         return wanted is bool
     return isinstance(value, (int, float) if wanted is float else wanted)

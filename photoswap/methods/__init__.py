@@ -20,8 +20,9 @@ from the step (0 is the noisiest) to what goes from whom to whom. Twenty lines a
     followers    what watches the run and changes latents behind each step (`Follower`), such as a blend
     update       another rule than DDIM's from one step to the next
 
-all of which are given the `Run`: networks, schedule, pictures, and noise from the caller's generator. Then the class
-goes into METHODS, and the command line, the swap and their JSON know it. A method imports nothing that runs.
+all of which are given the `Run`: networks, schedule, pictures, and, where the method sets `draws`, noise from the
+caller's generator. Then the class goes into METHODS, and the command line, the swap and their JSON know it. A method
+imports nothing that runs.
 """
 
 from collections.abc import Mapping
@@ -29,11 +30,37 @@ from types import MappingProxyType
 
 from photoswap.method import Follower, Latents, Method, Run, Update
 
-from .photoswap import Photoswap, official
+from .free_prompt_editing import FreePromptEditing
+from .masactrl import MasaCtrl
+from .official import official
+from .photoswap import Photoswap
+from .plug_and_play import PlugAndPlay
+from .prompt_to_prompt import PromptToPrompt
 
-METHODS: Mapping[str, type[Method]] = MappingProxyType({"photoswap": Photoswap})
+METHODS: Mapping[str, type[Method]] = MappingProxyType(
+    {
+        "photoswap": Photoswap,
+        "prompt-to-prompt": PromptToPrompt,
+        "plug-and-play": PlugAndPlay,
+        "masactrl": MasaCtrl,
+        "free-prompt-editing": FreePromptEditing,
+    }
+)
 
-__all__ = ["METHODS", "Follower", "Latents", "Method", "Photoswap", "Run", "Update", "official"]
+__all__ = [
+    "METHODS",
+    "Follower",
+    "FreePromptEditing",
+    "Latents",
+    "MasaCtrl",
+    "Method",
+    "Photoswap",
+    "PlugAndPlay",
+    "PromptToPrompt",
+    "Run",
+    "Update",
+    "official",
+]
 
 
 def name_of(method: Method) -> str:
