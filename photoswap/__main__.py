@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
-from models.precision import full_float32
 from photoswap.commands import COMMANDS
+from photoswap.commands.common import UNTIL_THE_END
 from photoswap.commands.outputs import say
 
 DESCRIPTION = "Swap the subject of a photo for one learnt from a few pictures, keeping pose and background."
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _tell(str(message))
             arguments = build_parser().parse_args(argv)
-            with full_float32():
+            with UNTIL_THE_END:
                 arguments.run(arguments)
     except KeyboardInterrupt as interruption:
         _tell(str(interruption) or "interrupted; no file was left half-written")

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from command_line import paint
 
 from models.precision import full_float32
-from photoswap import __main__ as command_line
+from photoswap.__main__ import main
 
 BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn)
 
@@ -33,10 +34,19 @@ def test_it_is_off_within_and_as_it_was_afterwards(allowed):
     assert settings() == [allowed, allowed]
 
 
-def test_the_command_line_runs_within_it(allowed, monkeypatch):
+@pytest.mark.parametrize("code", [0, 2])
+def test_commands_run_a_model_within_it(allowed, code, tiny, tmp_path, monkeypatch):
+    """From loading on, whether they end well or in a mistake."""
     seen = []
-    monkeypatch.setattr(command_line.COMMANDS["demo"], "run", lambda _: seen.extend(settings()))
-    assert command_line.main(["demo"]) == 0
+
+    def draw(*_, **__):
+        seen.extend(settings())
+        if code:
+            raise ValueError("a mistake")
+        return paint((8, 8), 0)
+
+    monkeypatch.setattr("photoswap.swap.generate", draw)
+    assert main(["generate", "a cat", *tiny, "--out", str(tmp_path / "a.png")]) == code
     assert seen == [False, False] and settings() == [allowed, allowed]
 
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from train.checkpoint import Concept
 
 DTYPES = ("float32", "bfloat16", "float16")
+UNTIL_THE_END = ExitStack()  # of a command: settings of the process, made once torch is there and put back by `main`
 STEPS, GUIDANCE = 50, 7.5
 GUIDANCE_OF = {"miniature": 3.0}  # trained on less, it overshoots at the 7.5 of the published models
 
@@ -97,10 +99,12 @@ def load_model(
     """
     import torch
 
+    from models.precision import full_float32
     from weights.load import load
 
     device = pick_device(arguments.device)
     make_repeatable(device)
+    UNTIL_THE_END.enter_context(full_float32())
     kind = getattr(torch, dtype or arguments.dtype)
     model = load(arguments.model, device, kind, arguments.config, arguments.prediction)
     wanted = concept or getattr(arguments, "concept", None)
