@@ -16,8 +16,8 @@ from models.images import grid
 from models.stable_diffusion import StableDiffusion
 from photoswap.inversion import invert_image
 from photoswap.methods import Method, Photoswap
+from photoswap.pipeline import SwapResult, swap
 from photoswap.scores import inside, outside, palette_match, psnr
-from photoswap.swap import SwapResult, swap
 from photoswap.tokens import replace_word
 from train.checkpoint import apply_concept
 from train.config import DreamBoothConfig, dreambooth_config

@@ -9,6 +9,7 @@ the trajectory along which the model itself drew the picture, given back as in `
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import get_args
 
 import torch
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from models.images import to_image, to_tensor, upright
+from models.images import load_image, to_image, to_tensor, upright
 from models.stable_diffusion import StableDiffusion
 from samplers import Eps, Step, guided_eps, invert, sample
 from weights import fingerprint
@@ -29,7 +30,7 @@ from .sizes import check_size, take, working_size
 @torch.no_grad()
 def invert_image(
     model: StableDiffusion,
-    image: Image.Image,
+    image: Image.Image | str | Path,
     prompt: str,
     method: Method = "direct",
     steps: int = 50,
@@ -37,7 +38,7 @@ def invert_image(
     size: tuple[int, int] | None = None,
     progress: bool = False,
 ) -> Inversion:
-    """Invert a real picture.
+    """Invert a real picture, or the file of one.
 
     prompt: says what is in it. method: "direct", "ddim" or "null-text". guidance_scale: of the swap to come, one number
     or one for each step; only null-text asks. size: (width, height) to work on, None for one near the model's native
@@ -47,7 +48,7 @@ def invert_image(
     methods = get_args(Method)[:-1]
     if method not in methods:
         raise ValueError(f"method is {method!r}; want one of {', '.join(methods)}")
-    image = upright(image)
+    image = upright(image) if isinstance(image, Image.Image) else load_image(image)
     size = size or working_size(image.size, model.config.native_size, model.config.granularity)
     check_size(size, model.config.granularity)
     guidance_scale = normal_guidance(guidance_scale, steps)

@@ -10,7 +10,7 @@ from tiny_model import tiny_model
 from photoswap import demo
 from photoswap.demo import SUBJECT, make_task, run, score
 from photoswap.methods import Photoswap
-from photoswap.swap import SwapResult
+from photoswap.pipeline import SwapResult
 from train.config import DreamBoothConfig
 from train.world import SMALL
 

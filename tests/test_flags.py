@@ -15,7 +15,7 @@ from tiny_model import tiny_model
 
 from photoswap.__main__ import build_parser, main
 from photoswap.inversion import Inversion, synthesize
-from photoswap.swap import SwapResult
+from photoswap.pipeline import SwapResult
 
 NOTHING = "changes nothing"
 OF_PICTURE = ["swap", "in.png", "--prompt", "a photo of a dog"]
@@ -176,11 +176,11 @@ def noted(model, inversion, monkeypatch):
     swapped = SwapResult(picture, picture, picture, torch.zeros(1), torch.zeros(1), {}, {})
     answers = {
         "weights.load.load": model,
-        "photoswap.swap.generate": picture,
+        "photoswap.pipeline.generate": picture,
         "photoswap.inversion.invert_image": inversion,
         "photoswap.inversion.synthesize": inversion,
         "photoswap.inversion.reconstruct": picture,
-        "photoswap.swap.swap": swapped,
+        "photoswap.pipeline.swap": swapped,
         "photoswap.demo.run": None,
         "train.dreambooth.learn": None,
         "train.checkpoint.apply_concept": model,

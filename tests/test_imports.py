@@ -15,7 +15,13 @@ ROOMS = {
     "photoswap": {"models", "samplers", "weights"},
 }
 # The command line, the demo and its evaluation join learning with swapping; nothing else does.
-DOORS = ("photoswap/__main__.py", "photoswap/commands/*.py", "photoswap/demo.py", "photoswap/evaluate.py")
+DOORS = (
+    "photoswap/__init__.py",
+    "photoswap/__main__.py",
+    "photoswap/commands/*.py",
+    "photoswap/demo.py",
+    "photoswap/evaluate.py",
+)
 # A network's noise schedule is among its numbers, and samplers own its arithmetic.
 NUMBERS = Path("models/config.py")
 FOREIGN = {"diffusers", "transformers"}

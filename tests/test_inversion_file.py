@@ -14,7 +14,7 @@ from test_records import LONGEST, sentence
 from photoswap.inversion import invert_image, synthesize
 from photoswap.inversions.file import Inversion, normal_guidance
 from photoswap.methods import Photoswap
-from photoswap.swap import swap
+from photoswap.pipeline import swap
 
 STEPS = 3
 SEED = 21

@@ -21,7 +21,7 @@ from models.stable_diffusion import StableDiffusion
 from photoswap.blend import Blend
 from photoswap.inversion import Inversion
 from photoswap.methods import Photoswap, official
-from photoswap.swap import swap
+from photoswap.pipeline import swap
 from samplers import Schedule
 from weights import fingerprint
 

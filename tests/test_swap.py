@@ -14,8 +14,8 @@ from models.images import to_image, to_tensor
 from photoswap.blend import Blend, subject_mask
 from photoswap.inversion import Inversion, invert_image, reconstruct, synthesize
 from photoswap.methods import Photoswap
+from photoswap.pipeline import generate, generate_latents, swap
 from photoswap.sizes import latent_mask
-from photoswap.swap import generate, swap
 from samplers import guided_eps, sample
 
 STEPS = 5
@@ -260,6 +260,18 @@ def test_a_generated_picture_is_that_of_the_synthetic_source(model):
     assert drawn.tobytes() != generate(model, SOURCE, 6, steps=STEPS).tobytes()
     assert drawn.tobytes() != generate(model, SOURCE, 5, steps=STEPS, negative_prompt="a dog").tobytes()
     assert generate(model, SOURCE, 5, steps=1, size=(64, 192)).size == (64, 192)
+
+
+def test_latents_are_handed_out_without_a_decoder(model):
+    with patch.object(model.vae, "decode", None):
+        drawn = generate_latents(model, SOURCE, 5, steps=STEPS)
+    assert torch.equal(drawn, synthesize(model, SOURCE, 5, steps=STEPS).trajectory[:1])
+
+
+def test_a_picture_may_be_named_by_its_file(model, inversion, tmp_path):
+    picture().save(tmp_path / "a.png")
+    for path in (tmp_path / "a.png", str(tmp_path / "a.png")):
+        assert torch.equal(invert_image(model, path, SOURCE, steps=STEPS).trajectory, inversion.trajectory)
 
 
 def test_bars_are_shown_only_when_asked_for(model, inversion, capsys):

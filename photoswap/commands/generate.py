@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_free([arguments.out], [arguments.model, arguments.config, arguments.concept], arguments.overwrite)
     if arguments.guidance == 1:
         refuse(arguments, "at guidance 1, which asks the prompt alone", "negative")
-    from photoswap.swap import generate
+    from photoswap.pipeline import generate
 
     model = load_model(arguments)
     picture = generate(

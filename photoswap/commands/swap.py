@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from models.stable_diffusion import StableDiffusion
     from photoswap.inversion import Inversion
     from photoswap.method import Method
-    from photoswap.swap import SwapResult
+    from photoswap.pipeline import SwapResult
     from train.checkpoint import Concept
 
 INVERSION = ".safetensors"
@@ -153,7 +153,7 @@ def run(arguments: argparse.Namespace) -> None:
     from models.images import load_image, load_mask
     from photoswap.inversion import Inversion
     from photoswap.methods import Photoswap
-    from photoswap.swap import swap
+    from photoswap.pipeline import swap
     from train.checkpoint import load_concept
 
     given = arguments.source

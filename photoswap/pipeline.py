@@ -87,7 +87,7 @@ def swap(
     source_latents, target_latents = moment.latents[SOURCE], moment.latents[TARGET]
     clock.lap("denoise")
     # each row by itself: a batch of two may round differently, and the source must decode to what the VAE makes of it
-    reconstruction, target = (to_image(model.decode(row)[0]) for row in (source_latents, target_latents))
+    reconstruction, target = decoded(model, source_latents), decoded(model, target_latents)
     clock.lap("decode")
     result = place(target, inversion.source or reconstruction, mask)
     clock.lap("place")
@@ -145,7 +145,6 @@ def make_pictures(
     return {SOURCE: source, TARGET: target}
 
 
-@torch.no_grad()
 def generate(
     model: StableDiffusion,
     prompt: str,
@@ -160,11 +159,34 @@ def generate(
 
     size: (width, height), by default the model's native square. negative_prompt: what guidance leads away from.
     """
+    settings = (steps, guidance_scale, size, negative_prompt, progress)
+    return decoded(model, generate_latents(model, prompt, seed, *settings))
+
+
+@torch.no_grad()
+def generate_latents(
+    model: StableDiffusion,
+    prompt: str,
+    seed: int,
+    steps: int = 50,
+    guidance_scale: float = 7.5,
+    size: tuple[int, int] | None = None,
+    negative_prompt: str = "",
+    progress: bool = False,
+) -> Tensor:
+    """The clean latents of the picture that `generate` draws, (1 4 h w); arguments as there."""
     null, context = model.encode_text(negative_prompt), model.encode_text(prompt)
     eps = guided_eps(model.unet, model.schedule, null, context, guidance_scale)
     noise = initial_noise(model, torch.Generator().manual_seed(seed), size)
-    bar = partial(tqdm, desc="sampling", disable=not progress)
-    return to_image(model.decode(sample(eps, noise, model.schedule.sampling(steps), progress=bar))[0])
+    return sample(
+        eps, noise, model.schedule.sampling(steps), progress=partial(tqdm, desc="sampling", disable=not progress)
+    )
+
+
+@torch.no_grad()
+def decoded(model: StableDiffusion, latents: Tensor) -> Image.Image:
+    """The picture of one row of latents, (1 4 h w)."""
+    return to_image(model.decode(latents)[0])
 
 
 class _Clock:
