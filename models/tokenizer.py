@@ -5,9 +5,11 @@ them: SD 2.x fills up with token 0, SD 1.x with the end-of-text token. The paddi
 what classifier-free guidance pushes away from.
 """
 
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -25,16 +27,24 @@ def _vocabulary() -> Any:
 class Tokenizer:
     """Texts to ids (b length): start of text, the words' pieces, end of text, padding.
 
-    padding: "zero" (SD 2.x) or "eot" (SD 1.x). length: of every row, 77 in all published models.
+    padding: "zero" (SD 2.x) or "eot" (SD 1.x). length: of every row, 77 in all published models. added: words that the
+    vocabulary lacks, with the ids that stand for each, one or more; they are found wherever they
+    stand alone.
     """
 
-    def __init__(self, padding: Literal["zero", "eot"] = "zero", length: int = 77) -> None:
+    def __init__(
+        self,
+        padding: Literal["zero", "eot"] = "zero",
+        length: int = 77,
+        added: Mapping[str, Sequence[int]] = MappingProxyType({}),
+    ) -> None:
         if padding not in ("zero", "eot"):
             raise ValueError(f"padding is {padding!r}; use 'zero' (SD 2.x) or 'eot' (SD 1.x)")
         if length < 2:
             raise ValueError(f"length is {length}; start and end of text alone take 2")
         self.padding = padding
         self.length = length
+        self.added = {word.lower(): tuple(ids) for word, ids in added.items()}
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
         """Ids of one text or several, int64 (b length); warns, naming the words lost, when a text is too long."""
@@ -48,14 +58,27 @@ class Tokenizer:
         stand-ins of the vocabulary.
         """
         vocabulary = _vocabulary()
-        return [(token, vocabulary.decoder[token]) for token in vocabulary.encode(text)]
+        if not self.added:
+            return [(token, vocabulary.decoder[token]) for token in vocabulary.encode(text)]
+        pieces: list[tuple[int, str]] = []
+        for part in self._split(text):
+            if part.lower() in self.added:
+                pieces += [(token, f"{part.lower()}</w>") for token in self.added[part.lower()]]
+            else:
+                pieces += [(token, vocabulary.decoder[token]) for token in vocabulary.encode(part)]
+        return pieces
+
+    def _split(self, text: str) -> list[str]:
+        """The text cut before and after every added word."""
+        words = "|".join(map(re.escape, sorted(self.added, key=len, reverse=True)))
+        return re.split(rf"(?<!\w)({words})(?!\w)", text, flags=re.IGNORECASE)
 
     def _row(self, text: str) -> list[int]:
         vocabulary = _vocabulary()
-        ids = vocabulary.encode(text)
+        ids = [token for token, _ in self.words(text)]
         room = self.length - 2
         if len(ids) > room:
-            lost = vocabulary.decode(ids[room:]).strip()
+            lost = vocabulary.decode([token for token in ids[room:] if token in vocabulary.decoder]).strip()
             warnings.warn(
                 f"the prompt takes {len(ids)} tokens and only {room} fit: lost {lost!r}; shorten it", stacklevel=3
             )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from photoswap.inversion import invert_image as invert
     from photoswap.methods import METHODS, Photoswap, official
     from photoswap.pipeline import SwapResult, generate, generate_latents, swap
-    from train.checkpoint import apply_concept as apply
+    from train.concepts import apply_concept as apply
     from train.config import dreambooth_config
     from train.dreambooth import learn
     from weights.load import load
@@ -36,7 +36,7 @@ _PLACES = {
     "METHODS": "photoswap.methods",
     "Photoswap": "photoswap.methods",
     "SwapResult": "photoswap.pipeline",
-    "apply": "train.checkpoint:apply_concept",
+    "apply": "train.concepts:apply_concept",
     "dreambooth_config": "train.config",
     "generate": "photoswap.pipeline",
     "generate_latents": "photoswap.pipeline",

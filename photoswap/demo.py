@@ -19,7 +19,7 @@ from photoswap.methods import Method, Photoswap
 from photoswap.pipeline import SwapResult, swap
 from photoswap.scores import inside, outside, palette_match, psnr
 from photoswap.tokens import replace_word
-from train.checkpoint import apply_concept
+from train.concepts import apply_concept
 from train.config import DreamBoothConfig, dreambooth_config
 from train.dreambooth import learn
 from train.world import PLACES, SMALL, Look, Rendering, Scene, render

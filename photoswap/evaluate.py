@@ -23,7 +23,7 @@ from photoswap.demo import METHOD, Outcome, Task, learning, make_task, score, sw
 from photoswap.inversion import Method, invert_image, reconstruct
 from photoswap.methods import Photoswap
 from photoswap.scores import psnr
-from train.checkpoint import apply_concept
+from train.concepts import apply_concept
 from train.dreambooth import learn
 from weights.atomic import atomic
 from weights.load import load

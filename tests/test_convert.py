@@ -18,7 +18,7 @@ from tiny_model import tiny_config, tiny_model, write_tiny_model
 
 from models.config import MODELS, SD15, SD21, SD21_BASE
 from samplers import Schedule
-from train.checkpoint import Concept, apply_concept
+from train.concepts import Concept, Replaced, apply_concept, replaced
 from weights import fingerprint
 from weights.convert import convert
 from weights.files import HF_FILES
@@ -160,7 +160,9 @@ def test_parameters_of_different_dtypes_keep_them(tmp_path, tiny_file):
 def learnt(base):
     """A concept of the U-Net and the text encoder, a little beside the base."""
     tensors = {k: t + 0.01 * torch.ones_like(t) for k, t in parameters(base).items() if not k.startswith("vae.")}
-    return Concept(fingerprint(base), "tiny", "sks", "cat", "a photo of a sks cat", "a photo of a cat", {}, tensors)
+    return Concept(
+        fingerprint(base), "tiny", "sks", "cat", "a photo of a sks cat", "a photo of a cat", {}, replaced(tensors)
+    )
 
 
 def concept_applied(concept):
@@ -184,7 +186,7 @@ def test_a_concept_keeps_its_bits_in_a_half_precision_checkpoint(tmp_path, tiny_
     base = load(tmp_path / "half.safetensors")
     concept, kept = learnt(base), parameters(load(tmp_path / "half.safetensors", dtype="stored"))
     changed = "unet.conv_in.weight"
-    concept.tensors["unet.conv_out.bias"] = kept["unet.conv_out.bias"].float()  # learnt, and as it was before
+    concept.changes["unet.conv_out.bias"] = Replaced(kept["unet.conv_out.bias"].float())  # learnt, and as it was before
     for dtype in (None, torch.float32, torch.float16, torch.bfloat16):
         target = tmp_path / f"{dtype}{'.safetensors' if layout == 'ldm' else ''}".replace("torch.", "")
         convert(tmp_path / "half.safetensors", target, layout, dtype, change=concept_applied(concept))

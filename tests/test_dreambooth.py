@@ -1,16 +1,19 @@
 """train.dreambooth: a tiny network learns, what is frozen stays, and a stopped run is as if never stopped."""
 
+import json
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from spoiled import contents, put
 from tiny_model import tiny_model
 
-from train.checkpoint import apply_concept, load_concept
+from train.concepts import apply_concept, load_concept
 from train.config import DreamBoothConfig
 from train.data import CentreCrops, Rows, Stream
 from train.dreambooth import CHECKPOINT_FILE, CONCEPT_FILE, learn
@@ -125,7 +128,7 @@ def test_a_model_given_back_after_an_error_is_as_it_was(model):
 def test_resuming_equals_never_having_stopped(tmp_path, changes):
     config = replace(QUICK, steps=5, checkpoint_every=3, **changes)
     whole, losses = run(build(), config, tmp_path / "whole")
-    run(build(), replace(config, steps=3), tmp_path / "parts")
+    run(build(), replace(config, steps=3), tmp_path / "parts", keep_checkpoint=True)
     resumed, rest = run(build(), config, tmp_path / "parts", resume=True)
     assert rest == losses[3:]
     assert same(whole, resumed)
@@ -402,13 +405,82 @@ def test_a_loss_that_explodes_stops_learning(model):
         run(model, replace(QUICK, clip=0.0))
 
 
+def test_the_checkpoint_goes_when_learning_is_done_unless_it_is_to_stay(tmp_path):
+    config = replace(QUICK, steps=2, checkpoint_every=1, prior_weight=0.0)
+    run(build(), config, tmp_path / "gone")
+    run(build(), config, tmp_path / "kept", keep_checkpoint=True)
+    assert [(tmp_path / name / CHECKPOINT_FILE).exists() for name in ("gone", "kept")] == [False, True]
+    assert all((tmp_path / name / CONCEPT_FILE).is_file() for name in ("gone", "kept"))
+
+
+@pytest.mark.parametrize(("name", "complaint"), [(CONCEPT_FILE, "has a concept already"), (CHECKPOINT_FILE, "resume")])
+def test_what_an_earlier_run_left_is_kept_unless_told_otherwise(model, tmp_path, name, complaint):
+    (tmp_path / name).write_text("an earlier one")
+    with pytest.raises(ValueError, match=complaint):
+        run(model, QUICK, tmp_path)
+    assert (tmp_path / name).read_text() == "an earlier one" and len(list(tmp_path.iterdir())) == 1
+    run(model, replace(QUICK, prior_weight=0.0, steps=1), tmp_path, overwrite=True)
+    assert load_concept(tmp_path / CONCEPT_FILE).token == "sks" and not (tmp_path / CHECKPOINT_FILE).exists()
+
+
+def test_nothing_is_left_behind_by_a_refusal(model, tmp_path, monkeypatch):
+    out, file = tmp_path / "out", tmp_path / "file"
+    file.touch()
+    refusals = [
+        (replace(QUICK, size=100), {}, "multiple of 64"),
+        (QUICK, {"resume": True}, "nothing to resume"),
+        (QUICK, {"class_folder": file}, "is a file"),
+    ]
+    for config, more, complaint in refusals:
+        with pytest.raises(ValueError, match=complaint):
+            run(model, config, out, **more)
+    with pytest.raises(ValueError, match="is a file"):
+        run(model, QUICK, file / "out")
+    with pytest.raises(ValueError, match="not a picture"):
+        learn(model, [file], QUICK, out, progress=False)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(ValueError, match="make room"):
+        run(model, QUICK, out)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "complaint"),
+    [
+        ("unet.conv_in.weight", None, "conv_in.weight' is missing"),
+        ("unet.conv_in.weight", lambda t: t[:1].clone(), "conv_in.weight' is"),
+        ("adamw.unet.conv_in.weight.exp_avg", lambda t: t.flatten(), "exp_avg' is"),
+        ("adamw.unet.conv_in.weight.step", lambda t: t + 1, "has made other steps"),
+        ("instances.queue", lambda t: torch.tensor([7]), "2 pictures and the next are"),
+        ("classes.queue", lambda t: torch.tensor([1, 1]), "2 pictures and the next are"),
+        ("classes.generator", torch.zeros_like, "random numbers"),
+    ],
+)
+def test_a_crafted_checkpoint_is_refused_before_anything_is_drawn(interrupted, tmp_path, name, spoil, complaint):
+    state, about = contents(interrupted / CHECKPOINT_FILE)
+    changed = {key: t for key, t in state.items() if key != name} | ({name: spoil(state[name])} if spoil else {})
+    put(tmp_path / CHECKPOINT_FILE, changed, json.dumps(about))
+    with pytest.raises(ValueError, match=complaint) as caught:
+        run(build(), QUICK, tmp_path, resume=True)
+    assert "start again without resume" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT_FILE]
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A folder with the checkpoint of a run of two steps out of four."""
+    out = tmp_path_factory.mktemp("run")
+    run(build(), replace(QUICK, steps=2, checkpoint_every=2), out, keep_checkpoint=True)
+    return out
+
+
 def test_another_run_is_not_resumed(model, tmp_path):
     with pytest.raises(ValueError, match="nothing to resume"):
         run(model, QUICK, tmp_path, resume=True)
     with pytest.raises(ValueError, match="nothing to resume"):
         run(model, QUICK, resume=True)
     config = replace(QUICK, checkpoint_every=2)
-    run(model, config, tmp_path)
+    run(model, config, tmp_path, keep_checkpoint=True)
     with pytest.raises(ValueError, match=r"learning_rate was 0\.001 and is 0\.002"):
         run(model, replace(config, learning_rate=2e-3), tmp_path, resume=True)
     with pytest.raises(ValueError, match="more than the 3 asked for"):

@@ -56,7 +56,7 @@ LEARN = {
     **{"--class": ["dog"], "--token": ["xyz"], "--steps": ["3"], "--batch": ["2"], "--accumulate": ["2"]},
     **{"--learning-rate": ["0.1"], "--prior-weight": ["0.5"], "--class-pictures": ["3"], "--class-folder": ["kept"]},
     **{"--size": ["64"], "--mirror": [], "--random-crop": [], "--checkpointing": [], "--sample-every": ["2"]},
-    **{"--checkpoint-every": ["2"], "--concept-dtype": ["float16"], "--resume": []},
+    **{"--checkpoint-every": ["2"], "--concept-dtype": ["float16"], "--resume": [], "--keep-checkpoint": []},
 }
 WHAT = {"--config": ["sd21"], "--prediction": ["eps"]}
 CONVERT = {**WHAT, "--layout": ["folder"], "--dtype": ["float16"], "--concept": ["CONCEPT"], "--overwrite": []}
@@ -183,7 +183,7 @@ def noted(model, inversion, monkeypatch):
         "photoswap.pipeline.swap": swapped,
         "photoswap.demo.run": None,
         "train.dreambooth.learn": None,
-        "train.checkpoint.apply_concept": model,
+        "train.concepts.apply_in_place": None,
         "weights.convert.convert": None,
     }
     for name, answer in answers.items():

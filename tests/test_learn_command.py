@@ -25,7 +25,7 @@ def test_learn_leaves_a_concept_and_resumes(tiny, pictures, tmp_path, concept):
     arguments = ["learn", str(pictures / "references"), *LEARN, *tiny, "--out", str(tmp_path / "a")]
     assert main(arguments) == 0
     assert (tmp_path / "a" / "concept.safetensors").read_bytes() == concept.read_bytes()
-    assert main([*arguments, "--checkpoint-every", "1", "--overwrite"]) == 0
+    assert main([*arguments, "--checkpoint-every", "1", "--keep-checkpoint", "--overwrite"]) == 0
     assert main([*arguments, "--steps", "3", "--resume", "--checkpoint-every", "1"]) == 0
 
 

@@ -13,7 +13,7 @@ from tiny_model import tiny_config, write_tiny_model
 
 from models.config import MODELS
 from photoswap.__main__ import main
-from train.checkpoint import Concept, apply_concept, save_concept
+from train.concepts import Concept, apply_concept, replaced, save_concept
 from weights import fingerprint
 from weights.fetch import MIRROR, OFFLINE
 from weights.load import load, networks_of
@@ -150,7 +150,9 @@ def test_convert_there_and_back(tiny_file, tmp_path, capsys):
 def test_convert_merges_a_concept(tiny_file, tmp_path, capsys):
     base = load(tiny_file)
     tensors = {f"unet.{k}": t + 0.01 for k, t in networks_of(base)["unet"].state_dict().items()}
-    concept = Concept(fingerprint(base), "tiny", "sks", "cat", "a photo of a sks cat", "a photo of a cat", {}, tensors)
+    concept = Concept(
+        fingerprint(base), "tiny", "sks", "cat", "a photo of a sks cat", "a photo of a cat", {}, replaced(tensors)
+    )
     save_concept(concept, tmp_path / "concept.safetensors")
     flags = ["--layout", "folder", "--concept", tmp_path / "concept.safetensors"]
     told(capsys, "convert", tiny_file, tmp_path / "cat", *flags)
@@ -188,3 +190,15 @@ def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit):
         main(["weights", "--help"])
     assert "  photoswap weights fetch sd21-base" in capsys.readouterr().out
+
+
+def test_a_concept_with_a_new_word_is_not_merged(tmp_path, capsys):
+    base = load(write_tiny_model(tmp_path / "base.safetensors"))
+    rows = {"<new1>": torch.ones(1, base.config.text.width)}
+    prompts = ("a photo of a <new1> cat", "a photo of a cat")
+    save_concept(Concept(fingerprint(base), "tiny", "<new1>", "cat", *prompts, {}, {}, rows), tmp_path / "concept")
+    told = refused(
+        capsys, "weights", "convert", tmp_path / "base.safetensors", tmp_path / "out", "--layout", "folder",
+        "--concept", tmp_path / "concept",
+    )  # fmt: skip
+    assert "<new1> is no word of the vocabulary" in told and not (tmp_path / "out").exists()

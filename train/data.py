@@ -6,7 +6,7 @@ cheap and the encoder is not, so a picture whose crop never changes is encoded o
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -195,11 +195,17 @@ class Stream:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` gave. Raises ValueError for a state of other pictures, and for none at all."""
-        queue = state["queue"].tolist()
-        if not set(queue) <= set(range(len(self.examples))):
-            raise ValueError(f"there are {len(self.examples)} pictures and the next are {queue[:5]}")
-        try:
-            self.generator.set_state(state["generator"])
-        except (RuntimeError, TypeError):
-            raise ValueError("the state of the random numbers is none") from None
-        self.queue = queue
+        check_stream(state, len(self.examples))
+        self.generator.set_state(state["generator"])
+        self.queue = state["queue"].tolist()
+
+
+def check_stream(state: Mapping[str, Tensor], pictures: int) -> None:
+    """Raise ValueError unless a stream of so many pictures may have been in this state."""
+    queue = state["queue"].tolist()
+    if len(set(queue)) != len(queue) or not set(queue) <= set(range(pictures)):
+        raise ValueError(f"there are {pictures} pictures and the next are {queue[:5]}")
+    try:
+        torch.Generator().set_state(state["generator"])
+    except (RuntimeError, TypeError):
+        raise ValueError("the state of the random numbers is none") from None

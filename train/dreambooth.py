@@ -8,11 +8,10 @@ prompt. Here is what surrounds the steps: pictures in, progress, checkpoints, th
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -20,16 +19,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.stable_diffusion import StableDiffusion
-from train.checkpoint import Concept, fill, save_concept
+from train.concepts import Concept, replaced, save_concept
 from train.config import FREE, DreamBoothConfig
 from train.data import CentreCrops, Examples, PictureSource, RandomCrops, Stream, mirrored, read_pictures
-from train.learner import Learner, learning_networks
+from train.learner import Learner, check_state, learning_networks
 from train.prior import SampleSettings, class_pictures, sample_pictures
-from train.run_file import RUN, RunRecord, read_run, write_run
-from weights import fingerprint
-from weights.atomic import atomic
+from train.run_file import RUN, RunRecord, copy_into, read_run, write_run
+from weights import fingerprint, mismatch
+from weights.atomic import atomic, check_space
 from weights.load import networks_of
-from weights.records import quoted
+from weights.records import quoted, shown
 
 CHECKPOINT_FILE, CONCEPT_FILE, CLASS_FOLDER, SAMPLE_FOLDER = (
     "checkpoint.safetensors",
@@ -58,40 +57,45 @@ def learn(
     *,
     progress: bool = True,
     resume: bool = False,
+    overwrite: bool = False,
+    keep_checkpoint: bool = False,
     class_folder: str | Path | None = None,
     on_step: Callable[[int, float], None] | None = None,
     on_sample: Callable[[int, Image.Image], None] | None = None,
 ) -> Concept:
-    """Learn a concept from pictures. The model is trained in place and given back as it was: see `apply_concept`.
+    """Learn a concept from pictures. The model is trained in place, and is afterwards as it was: see `apply_concept`.
 
     references: a folder, files or pictures of the subject, 3 to 5 of them. out: a folder for concept.safetensors,
     checkpoint.safetensors and samples/; None writes nothing. resume: go on from the checkpoint in `out`, bit for bit as
-    if never stopped, wherever the device adds up in the same order each time. class_folder: where class pictures are
-    kept, for many concepts to share; None takes class/ in `out`. on_step: told the step, from 1, and its loss.
-    on_sample: given the step and a picture.
+    if never stopped, wherever the device adds up in the same order each time. overwrite: begin anew although `out` has
+    a concept, or a checkpoint to resume from. keep_checkpoint: leave the checkpoint there when done, three times the
+    size of the concept; else it goes. class_folder: where class pictures are kept, for many concepts to share; None
+    takes class/ in `out`. on_step: told the step, from 1, and its loss. on_sample: given the step and a picture.
 
     Ctrl-C is honoured between two steps: the checkpoint is written, if there is an `out`, and KeyboardInterrupt raised.
-    Raises ValueError when the model is not float32, for a size that does not suit the model, for references that are no
-    pictures, and when there is nothing to resume or it was begun otherwise; OSError when `out` cannot be written.
+    Raises ValueError, before anything is written, when the model is not float32, for a size that does not suit the
+    model, for references that are no pictures, when there is nothing to resume or it was begun otherwise, when `out`
+    has an earlier concept, and when there is no room for this one; OSError when `out` cannot be written.
     """
     size = config.size or model.config.native_size
     _check(model, size)
     watch = Watch(None if out is None else Path(out), progress, on_step, on_sample)
+    _check_folders(model, config, watch.folder, class_folder, overwrite or resume)
     examples = _examples(model, config, size, read_pictures(references))
-    about = {"base": fingerprint(model), "pictures": examples.digest(), "settings": {**config.settings(), "size": size}}
-    saved = _saved(watch.folder, about, config.steps) if resume else None
+    settings = {**config.settings(), "size": size}
+    about = RunRecord(fingerprint(model), examples.digest(), settings, 0)
+    saved = _saved(model, config, watch.folder, about, len(examples)) if resume else None
     classes = _classes(model, config, size, watch, class_folder) if config.prior_weight else None
     with _ready_to_learn(model, config):
         learner = Learner(model, config, Stream(examples, model.schedule.train_steps, config.seed), classes)
         if saved is not None:
-            try:
-                learner.restore(*saved)
-            except ValueError as error:
-                raise RUN.damaged(Path(out or "", CHECKPOINT_FILE), error) from None
+            learner.restore(*saved)
         _run(learner, size, about, watch)
         concept = _concept(learner, about)
     if watch.folder:
         save_concept(concept, watch.folder / CONCEPT_FILE, getattr(torch, config.concept_dtype))
+        if not keep_checkpoint:
+            (watch.folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     return concept
 
 
@@ -106,6 +110,24 @@ def _check(model: StableDiffusion, size: int) -> None:
             f"size is {size}; {model.config.name} learns from squares whose side is a multiple of "
             f"{model.config.granularity}"
         )
+
+
+def _check_folders(
+    model: StableDiffusion, config: DreamBoothConfig, out: Path | None, classes: str | Path | None, again: bool
+) -> None:
+    """Raise ValueError unless what is learnt may be written and fits. again: over what an earlier run left there."""
+    for folder in (out, Path(classes) if classes else None):
+        if folder and not next(parent for parent in (folder, *folder.absolute().parents) if parent.exists()).is_dir():
+            raise ValueError(f"{shown(folder)} is a file or below one; name a folder")
+    if out is None:
+        return
+    if not again and (out / CHECKPOINT_FILE).exists():
+        raise ValueError(f"{shown(out)} has the checkpoint of a run to resume; resume it, or overwrite it")
+    if not again and (out / CONCEPT_FILE).exists():
+        raise ValueError(f"{shown(out)} has a concept already; choose another folder, or overwrite it")
+    numbers = sum(p.numel() for net in learning_networks(model, config).values() for p in net.parameters())
+    kept = numbers * getattr(torch, config.concept_dtype).itemsize
+    check_space(out, kept + 3 * numbers * model.dtype.itemsize * bool(config.checkpoint_every))
 
 
 def _examples(model: StableDiffusion, config: DreamBoothConfig, size: int, pictures: Sequence[Image.Image]) -> Examples:
@@ -136,41 +158,51 @@ def _sample_settings(config: DreamBoothConfig, size: int) -> SampleSettings:
     return SampleSettings(size, config.class_steps, config.class_guidance, config.seed, config.bfloat16)
 
 
-def _saved(folder: Path | None, about: Mapping[str, Any], steps: int) -> tuple[dict[str, Tensor], int]:
+def _saved(
+    model: StableDiffusion, config: DreamBoothConfig, folder: Path | None, about: RunRecord, pictures: int
+) -> tuple[dict[str, Tensor], int]:
     """The state to resume from and the steps behind it, once it is sure that it is of this very run."""
     if folder is None or not (folder / CHECKPOINT_FILE).is_file():
         raise ValueError(f"there is nothing to resume: no {CHECKPOINT_FILE} in {folder}; start without resume")
     state, begun = read_run(folder / CHECKPOINT_FILE)
-    for key, what in {"base": "another model", "pictures": "other references"}.items():
-        if getattr(begun, key) != about[key]:
-            raise ValueError(f"the run in {folder} was begun with {what}; resume it with those, or use another folder")
-    theirs, ours = begun.settings, about["settings"]
+    where = f"the run in {shown(folder)}"
+    if told := mismatch(model, begun.base):
+        raise ValueError(
+            f"{where} was begun with another model, and {told}; resume it with that, or use another folder"
+        )
+    if begun.pictures != about.pictures:
+        raise ValueError(f"{where} was begun with other references; resume it with those, or use another folder")
+    theirs, ours = begun.settings, about.settings
     changed = [k for k in ours if k not in FREE and theirs.get(k) != ours[k]]
     if changed:
         told = "; ".join(f"{k} was {quoted(theirs.get(k))} and is {quoted(ours[k])}" for k in changed[:5])
-        raise ValueError(f"the run in {folder} was begun otherwise: {told}; resume it with what it had")
-    if begun.done > steps:
-        raise ValueError(f"the run in {folder} has {begun.done} steps behind it, more than the {steps} asked for")
+        raise ValueError(f"{where} was begun otherwise: {told}; resume it with what it had")
+    if begun.done > config.steps:
+        raise ValueError(f"{where} has {begun.done} steps behind it, more than the {config.steps} asked for")
+    try:
+        check_state(model, config, state, begun.done, pictures)
+    except ValueError as error:
+        raise RUN.damaged(folder / CHECKPOINT_FILE, error) from None
     return state, begun.done
 
 
 @contextmanager
 def _ready_to_learn(model: StableDiffusion, config: DreamBoothConfig) -> Iterator[None]:
     """The model, ready to learn; afterwards weights, gradients and flags are again as they were."""
-    parts = learning_networks(model, config)
+    networks = learning_networks(model, config)
     weights = {
-        f"{p}.{name}": t.to("cpu", copy=True) for p, net in parts.items() for name, t in net.state_dict().items()
+        f"{n}.{name}": t.to("cpu", copy=True) for n, net in networks.items() for name, t in net.state_dict().items()
     }
     flags = [(p, p.requires_grad) for net in networks_of(model).values() for p in net.parameters()]
     checkpointing = [(net, net.gradient_checkpointing) for net in (model.unet, model.text_encoder)]
     try:
-        for part, net in networks_of(model).items():
-            net.requires_grad_(part in parts)
+        for name, net in networks_of(model).items():
+            net.requires_grad_(name in networks)
         for net, _ in checkpointing:
             net.gradient_checkpointing = config.checkpointing
         yield
     finally:
-        fill(parts, weights)
+        copy_into(networks, weights)
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
             parameter.grad = None
@@ -178,7 +210,7 @@ def _ready_to_learn(model: StableDiffusion, config: DreamBoothConfig) -> Iterato
             net.gradient_checkpointing = flag
 
 
-def _run(learner: Learner, size: int, about: Mapping[str, Any], watch: Watch) -> None:
+def _run(learner: Learner, size: int, about: RunRecord, watch: Watch) -> None:
     """Step until done. Interrupted, it leaves a checkpoint, unless a second Ctrl-C came amid a step."""
     config, recent = learner.config, deque[float](maxlen=SHOWN)
     bar = tqdm(total=config.steps, initial=learner.done, desc=f"learning {config.token!r}", disable=not watch.progress)
@@ -219,22 +251,22 @@ def _show(learner: Learner, size: int, watch: Watch) -> None:
             picture.save(temporary, format="PNG")
 
 
-def _keep(learner: Learner, about: Mapping[str, Any], watch: Watch) -> None:
+def _keep(learner: Learner, about: RunRecord, watch: Watch) -> None:
     if watch.folder:
-        write_run(watch.folder / CHECKPOINT_FILE, learner.state(), RunRecord(**about, done=learner.done))
+        write_run(watch.folder / CHECKPOINT_FILE, learner.state(), replace(about, done=learner.done))
 
 
-def _concept(learner: Learner, about: Mapping[str, Any]) -> Concept:
+def _concept(learner: Learner, about: RunRecord) -> Concept:
     config = learner.config
     return Concept(
-        base=about["base"],
+        base=about.base,
         base_name=learner.model.config.name,
         token=config.token,
         class_word=config.class_word,
         instance_prompt=config.instance_text,
         class_prompt=config.class_text,
-        settings=about["settings"],
-        tensors={name: tensor.to("cpu", copy=True) for name, tensor in learner.weights().items()},
+        settings=about.settings,
+        changes=replaced({name: tensor.to("cpu", copy=True) for name, tensor in learner.weights().items()}),
     )
 
 

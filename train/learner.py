@@ -9,20 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from models.stable_diffusion import StableDiffusion
-from train.checkpoint import fill
 from train.config import DreamBoothConfig
-from train.data import Stream
+from train.data import Stream, check_stream
 from train.loss import dreambooth_loss, min_snr_weights, squared_error
+from train.run_file import copy_into
 from weights.load import networks_of
-from weights.names import Part
+from weights.names import NetworkName
 from weights.records import listed, quoted
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, for each parameter
 
 
-def learning_networks(model: StableDiffusion, config: DreamBoothConfig) -> dict[Part, nn.Module]:
+def learning_networks(model: StableDiffusion, config: DreamBoothConfig) -> dict[NetworkName, nn.Module]:
     """The networks that learn, by the first part of their tensors' names."""
-    parts: tuple[Part, ...] = ("unet", "text") if config.train_text_encoder else ("unet",)
+    parts: tuple[NetworkName, ...] = ("unet", "text") if config.train_text_encoder else ("unet",)
     return {part: networks_of(model)[part] for part in parts}
 
 
@@ -114,39 +114,43 @@ class Learner:
         }
 
     def restore(self, state: Mapping[str, Tensor], done: int) -> None:
-        """Go on from what `state` gave after `done` steps. Raises ValueError for tensors of another run than this."""
-        known = [*self.networks, "adamw", *(kind for kind, _ in self._streams())]
-        if strange := [name for name in state if name.split(".")[0] not in known]:
-            raise ValueError(f"it holds {listed(strange)}, which this run does not have")
-        moments = self._moments(state)
-        for kind, stream in self._streams():
-            stream.restore({key: _held(state, f"{kind}.{key}") for key in ("generator", "queue")})
-        fill(self.networks, {name: tensor for name, tensor in state.items() if name.split(".")[0] in self.networks})
+        """Go on from what `state` gave after `done` steps, once `check_state` has found nothing amiss."""
+        copy_into(self.networks, {n: tensor for n, tensor in state.items() if n.split(".")[0] in self.networks})
+        begun = list(enumerate(self.names)) if done else []  # before the first step there are no moments
+        moments = {i: {key: state[f"adamw.{name}.{key}"] for key in MOMENTS} for i, name in begun}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        for kind, stream in self._streams():
+            stream.restore({key: state[f"{kind}.{key}"] for key in ("generator", "queue")})
         self.done = done
-
-    def _moments(self, state: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-        """What the optimizer keeps of each parameter. The optimizer itself would take any shapes, and fail later."""
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        moments: dict[int, dict[str, Tensor]] = {}
-        for i, (name, parameter) in enumerate(zip(self.names, parameters, strict=True)):
-            if not any(f"adamw.{name}.{key}" in state for key in MOMENTS):
-                continue
-            moments[i] = {key: _held(state, f"adamw.{name}.{key}") for key in MOMENTS}
-            for key, moment in moments[i].items():
-                if moment.shape != (() if key == "step" else parameter.shape):
-                    raise ValueError(f"the tensor {quoted(f'adamw.{name}.{key}')} is {tuple(moment.shape)}")
-        known = {f"adamw.{name}.{key}" for name in self.names for key in MOMENTS}
-        if strange := [name for name in state if name.startswith("adamw.") and name not in known]:
-            raise ValueError(f"it holds {listed(strange)}, which this run does not have")
-        return moments
 
     def _streams(self) -> list[tuple[str, Stream]]:
         streams = [("instances", self.instances), ("classes", self.classes)]
         return [(kind, stream) for kind, stream in streams if stream is not None]
 
 
-def _held(state: Mapping[str, Tensor], name: str) -> Tensor:
-    if name not in state:
-        raise ValueError(f"the tensor {quoted(name)} is missing")
-    return state[name]
+def check_state(
+    model: StableDiffusion, config: DreamBoothConfig, state: Mapping[str, Tensor], done: int, pictures: int
+) -> None:
+    """Raise ValueError unless this is a state that a `Learner` of this model and configuration gave after `done` steps.
+
+    pictures: of the subject, mirrored ones included.
+    """
+    networks = learning_networks(model, config)
+    shapes = {f"{n}.{name}": tuple(p.shape) for n, net in networks.items() for name, p in net.named_parameters()}
+    wanted = dict(shapes)
+    if done:
+        for name, shape in shapes.items():
+            wanted |= {f"adamw.{name}.{key}": () if key == "step" else shape for key in MOMENTS}
+    kinds = {"instances": pictures, **({"classes": config.class_pictures} if config.prior_weight else {})}
+    known = [*wanted, *(f"{kind}.{key}" for kind in kinds for key in ("generator", "queue"))]
+    if lacking := [name for name in known if name not in state]:
+        raise ValueError(f"the tensor {listed(lacking)} is missing")
+    if strange := [name for name in state if name not in known]:
+        raise ValueError(f"it holds {listed(strange)}, which this run does not have")
+    for name, shape in wanted.items():
+        if state[name].shape != shape:
+            raise ValueError(f"the tensor {quoted(name)} is {tuple(state[name].shape)}; want {shape}")
+    if any(state[f"adamw.{name}.step"].item() != done for name in shapes if done):
+        raise ValueError(f"the optimizer has made other steps than the {done} it is said to have made")
+    for kind, count in kinds.items():
+        check_stream({key: state[f"{kind}.{key}"] for key in ("generator", "queue")}, count)

@@ -1,4 +1,7 @@
-"""The checkpoint that learning resumes from: all that changes from step to step, and what the run was begun with."""
+"""The checkpoint that learning resumes from: all that changes from step to step, and what the run was begun with.
+
+And copying tensors into networks by name, as resuming does.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from weights.records import FileKind, TensorRule, read, write
+from weights.names import NetworkName
+from weights.records import FileKind, TensorRule, listed, read, write
 
 STORED = (torch.float32, torch.float64)
 LARGEST = 3e38  # of float32
@@ -27,6 +31,12 @@ class RunRecord:
     done: int
 
 
+def _from_version_1(version: int, record: dict[str, Any]) -> dict[str, Any]:
+    """The first version had one resampling for each way of cropping, and did not say so."""
+    resampling = "bilinear" if record["settings"].get("random_crop") else "lanczos"
+    return {**record, "settings": {"resampling": resampling, **record["settings"]}}
+
+
 RUN = FileKind(
     "learning checkpoint",
     RunRecord,
@@ -43,6 +53,8 @@ RUN = FileKind(
     },
     limits={"base": (1, 200), "pictures": (1, 200), "done": (0, 10**9)},
     sizes={"state": (1, 2**16), "instances left": (0, 2**24), "classes left": (0, 2**24)},
+    version=2,
+    upgrade=_from_version_1,
     again="start again without resume",
 )
 
@@ -55,3 +67,21 @@ def write_run(path: str | Path, state: Mapping[str, Tensor], record: RunRecord) 
 def read_run(path: str | Path) -> tuple[dict[str, Tensor], RunRecord]:
     """The tensors of a checkpoint, on the CPU, and what the run was begun with. Raises ValueError."""
     return read(path, RUN)
+
+
+@torch.no_grad()
+def copy_into(networks: Mapping[NetworkName, nn.Module], tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors named "network.name" into the networks, whose dtype and device stay. Every name, every shape.
+
+    Raises ValueError naming some that are missing, unknown or of another shape; nothing is copied then.
+    """
+    places = {f"{n}.{name}": p for n, network in networks.items() for name, p in network.state_dict().items()}
+    strange = places.keys() ^ tensors.keys()
+    strange |= {name for name in places.keys() & tensors.keys() if places[name].shape != tensors[name].shape}
+    if strange:
+        raise ValueError(
+            f"{len(strange)} tensors are missing, unknown or of another shape: {listed(sorted(strange))}; "
+            "is the file for another network?"
+        )
+    for name, place in places.items():
+        place.copy_(tensors[name])

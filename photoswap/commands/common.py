@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from models.stable_diffusion import StableDiffusion
-    from train.checkpoint import Concept
+    from train.concepts import Concept
 
 DTYPES = ("float32", "bfloat16", "float16")
 UNTIL_THE_END = ExitStack()  # of a command: settings of the process, made once torch is there and put back by `main`
@@ -95,7 +95,8 @@ def load_model(
 ) -> "StableDiffusion":
     """The model asked for, with the concept in it if there is one.
 
-    dtype: instead of the one asked for. concept: the one of --concept, if it has been read already.
+    dtype: instead of the one asked for. concept: the one of --concept, if it has been read already;
+    it is emptied into the model, so that memory holds neither twice.
     """
     import torch
 
@@ -110,9 +111,10 @@ def load_model(
     wanted = concept or getattr(arguments, "concept", None)
     if wanted is None:
         return model
-    from train.checkpoint import apply_concept
+    from train.concepts import apply_in_place
 
-    return apply_concept(model, wanted)
+    apply_in_place(model, wanted)
+    return model
 
 
 def pick_device(name: str | None) -> "torch.device":

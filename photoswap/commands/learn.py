@@ -75,6 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sample-every", type=every, metavar="N", help="steps between sample pictures in samples/")
     group.add_argument("--checkpoint-every", type=every, metavar="N", help="steps between checkpoints")
     group.add_argument("--concept-dtype", choices=("float32", "float16"), help="of concept.safetensors")
+    group.add_argument(
+        "--keep-checkpoint", action="store_true", help="leave the checkpoint when done, for more steps with --resume"
+    )
     group.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, bit for bit")
     add_common(parser, "concept", "the folder for the concept")
 
@@ -89,9 +92,18 @@ def run(arguments: argparse.Namespace) -> None:
     pictures = read_pictures(arguments.references[0] if alone else arguments.references)
     model = load_model(arguments, "float32")  # --dtype bfloat16 is autocast: the weights stay float32
     config = configure(arguments, model.config.name)
-    show, resume, classes = not arguments.quiet, arguments.resume, arguments.class_folder
     try:
-        learn(model, pictures, config, arguments.out, progress=show, resume=resume, class_folder=classes)
+        learn(
+            model,
+            pictures,
+            config,
+            arguments.out,
+            progress=not arguments.quiet,
+            resume=arguments.resume,
+            overwrite=arguments.overwrite,
+            keep_checkpoint=arguments.keep_checkpoint,
+            class_folder=arguments.class_folder,
+        )
     except KeyboardInterrupt:
         kept = (arguments.out / CHECKPOINT_FILE).is_file()
         goes_on = f"interrupted; what was learnt is in {arguments.out}: the same command with --resume goes on"

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from photoswap.inversion import Inversion
     from photoswap.method import Method
     from photoswap.pipeline import SwapResult
-    from train.checkpoint import Concept
+    from train.concepts import Concept
 
 INVERSION = ".safetensors"
 RESULT, GRID, RECORD = "result.png", "grid.png", "swap.json"
@@ -154,7 +154,7 @@ def run(arguments: argparse.Namespace) -> None:
     from photoswap.inversion import Inversion
     from photoswap.methods import Photoswap
     from photoswap.pipeline import swap
-    from train.checkpoint import load_concept
+    from train.concepts import load_concept
 
     given = arguments.source
     inversion = Inversion.load(given) if given and given.suffix == INVERSION else None

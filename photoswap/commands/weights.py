@@ -125,10 +125,19 @@ def convert_weights(arguments: argparse.Namespace) -> None:
 def _with_concept(path: Path | None) -> "Callable[[StableDiffusion], StableDiffusion] | None":
     if path is None:
         return None
-    from train.checkpoint import apply_concept, load_concept
+    from train.concepts import apply_in_place, load_concept
 
     concept = load_concept(path)
-    return lambda model: apply_concept(model, concept)
+
+    def change(model: "StableDiffusion") -> "StableDiffusion":
+        apply_in_place(model, concept)
+        if new := ", ".join(model.tokenizer.added):
+            raise ValueError(
+                f"the concept's {new} is no word of the vocabulary, and no checkpoint can say what it means"
+            )
+        return model
+
+    return change
 
 
 def _add_list(parser: argparse.ArgumentParser) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from models.config import MINIATURE, ModelConfig
 from models.stable_diffusion import StableDiffusion
-from train.checkpoint import fill
 from train.miniature.start import autoencoder_weights, diffusion_weights
+from train.run_file import copy_into
 from weights.load import load, meta_model, networks_of, save
 from weights.names import Part
 
@@ -30,7 +30,7 @@ def assemble(autoencoder: Mapping[str, Tensor], average: Mapping[str, Tensor], c
     """
     model = meta_model(config)
     tensors = {f"vae.{name}": tensor for name, tensor in autoencoder.items()} | dict(average)
-    fill({part: network.to_empty(device="cpu").eval() for part, network in networks_of(model).items()}, tensors)
+    copy_into({part: network.to_empty(device="cpu").eval() for part, network in networks_of(model).items()}, tensors)
     beyond = [name for name, tensor in tensors.items() if not tensor.half().isfinite().all()]
     if beyond:
         raise ValueError(f"float16 cannot hold {', '.join(beyond[:10])}: has the training come apart?")

@@ -1,0 +1,20 @@
+"""Concepts: what was learnt of a subject, as changes to a model; their files, and putting them into their base."""
+
+from train.concepts.apply import apply_concept, apply_in_place
+from train.concepts.changes import Added, Change, LowRank, Replaced, TokenRows, changed
+from train.concepts.concept import Concept, load_concept, replaced, save_concept
+
+__all__ = [
+    "Added",
+    "Change",
+    "Concept",
+    "LowRank",
+    "Replaced",
+    "TokenRows",
+    "apply_concept",
+    "apply_in_place",
+    "changed",
+    "load_concept",
+    "replaced",
+    "save_concept",
+]
