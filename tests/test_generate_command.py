@@ -26,6 +26,13 @@ def test_generate_at_a_size_with_a_concept(tiny, concept, tmp_path):
         assert picture.size == (128, 64)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_concept_learnt_in_float32_draws_in_half_precision(tiny, concept, tmp_path, dtype):
+    flags = ["--steps", "1", "--concept", str(concept), "--dtype", dtype, "--out", str(tmp_path / "a.png")]
+    assert main(["generate", "a photo of a sks cat", *flags, *tiny]) == 0
+    assert files(tmp_path) == ["a.png"]
+
+
 def test_a_file_that_is_no_checkpoint(pictures, tmp_path, capsys):
     told = refused(capsys, "generate", PROMPT, "--model", pictures / "source.png", "--out", tmp_path / "a.png")
     assert "source.png is no checkpoint" in told

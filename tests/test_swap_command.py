@@ -40,6 +40,16 @@ def test_swap_of_an_inversion_is_the_swap_of_its_picture(tiny, pictures, tmp_pat
     assert (tmp_path / "again.png").is_file()
 
 
+def test_a_float32_inversion_is_swapped_with_the_model_in_bfloat16(tiny, concept, tmp_path):
+    """And with a concept: both are known by the values in their files."""
+    held, words = str(tmp_path / "held.safetensors"), ["--subject", "dog", "--target", "sks cat"]
+    base = ["--concept", str(concept), *tiny]
+    assert main(["invert", "--prompt", PROMPT, "--seed", "5", "--steps", "2", "--out", held, *base]) == 0
+    assert main(["swap", held, *words, *base, "--dtype", "bfloat16", "--out", str(tmp_path / "a")]) == 0
+    assert (tmp_path / "a" / "result.png").is_file()
+    assert main(["swap", held, *words, *tiny, "--dtype", "bfloat16", "--out", str(tmp_path / "b")]) == 2
+
+
 def test_swap_of_a_drawn_source(tiny, tmp_path):
     flags = ["--prompt", PROMPT, "--subject", "dog", "--target", "cat", "--steps", "2", "--seed", "5"]
     assert main(["swap", *flags, *tiny, "--out", str(tmp_path / "a")]) == 0

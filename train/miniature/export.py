@@ -17,7 +17,7 @@ from models.stable_diffusion import StableDiffusion
 from train.miniature.start import autoencoder_weights, diffusion_weights
 from train.run_file import copy_into
 from weights.load import load, meta_model, networks_of, save
-from weights.names import Part
+from weights.names import NetworkName
 
 Rounding = tuple[float, str]
 
@@ -44,7 +44,9 @@ def rounding(exact: nn.Module, rounded: nn.Module) -> Rounding:
     return max((float((b - a).norm() / a.norm().clamp_min(1e-30)), name) for (name, a), b in pairs)
 
 
-def export(autoencoder: Path, diffusion: Path, out: Path, config: ModelConfig = MINIATURE) -> dict[Part, Rounding]:
+def export(
+    autoencoder: Path, diffusion: Path, out: Path, config: ModelConfig = MINIATURE
+) -> dict[NetworkName, Rounding]:
     """Write the checkpoint, whole or not at all; the rounding of each network.
 
     autoencoder: the state that its training saved. diffusion: the checkpoint of the other training. Either may be a
