@@ -8,6 +8,7 @@ source's own pixels, bit for bit.
 
 import math
 from itertools import product
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from models.images import as_mask
 
 SMALLEST = 16  # pixels a side; below that nothing of a picture is left to swap
 LANCZOS = Image.Resampling.LANCZOS
+Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def working_size(source: tuple[int, int], native: int, granularity: int) -> tuple[int, int]:
@@ -45,7 +47,7 @@ def check_size(size: tuple[int, int], granularity: int) -> None:
         raise ValueError(f"size {size[0]} x {size[1]}; this model wants sides that are multiples of {granularity}")
 
 
-def cut(source: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+def cut(source: tuple[int, int], size: tuple[int, int]) -> Box:
     """The largest centred box (left, top, right, bottom) of a picture with the shape of size, in whole pixels."""
     scale = min(source[0] / size[0], source[1] / size[1])
     w, h = (max(1, round(side * scale)) for side in size)

@@ -41,6 +41,7 @@ LEARN = ["--class", "cat", "--steps", "1", "--size", "64"]
 LINES = {
     "generate": ["a photo of a cat", "--steps", "1", "--size", "64", *MODEL, "--out", "new/a.png"],
     "invert": ["photo.png", "--prompt", PROMPT, "--steps", "1", "--size", "64", *MODEL, "--out", "new/a.safetensors"],
+    "mask": ["photo.png", "--word", "dog", "--size", "64", *MODEL, "--out", "new/a.png"],
     "swap": ["photo.png", *SWAP, "--size", "64", *MODEL, "--out", "new"],
     "learn": ["references", *LEARN, "--prior-weight", "0", *MODEL, "--out", "new"],
     "demo": ["--device", "cpu", "--quiet", "--out", "new/a.png"],

@@ -15,6 +15,7 @@ from tiny_model import tiny_model
 
 from photoswap.__main__ import build_parser, main
 from photoswap.inversion import Inversion, synthesize
+from photoswap.masks import Found
 from photoswap.pipeline import SwapResult
 
 NOTHING = "changes nothing"
@@ -51,6 +52,10 @@ SWAP = {
     },
     **{"--phi": ["3"], "--M": ["30"], "--A": ["3"], "--blend": ["0.5"], "--fractions": ["0.4", "0.2", "0.3"]},
 }
+MASK = {
+    **{**COMMON, **DTYPE, "--out": ["other.png"]},
+    **{"--word": ["photo"], "--prompt": ["my dog"], "--scale": ["2"], "--size": ["64"]},
+}
 LEARN = {
     **{**COMMON, **DTYPE},
     **{"--class": ["dog"], "--token": ["xyz"], "--steps": ["3"], "--batch": ["2"], "--accumulate": ["2"]},
@@ -86,6 +91,7 @@ CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
         INVERT,
         {"--inversion": NOTHING},
     ),
+    "mask": (["mask", "in.png", "--word", "dog", "--out", "a.png"], MASK, {}),
     "swap in a picture": (
         OF_PICTURE,
         SWAP,
@@ -181,6 +187,7 @@ def noted(model, inversion, monkeypatch):
         "photoswap.inversion.synthesize": inversion,
         "photoswap.inversion.reconstruct": picture,
         "photoswap.pipeline.swap": swapped,
+        "photoswap.masks.find_subject": Found(picture.convert("L"), (0, 0, 64, 64), torch.zeros(64, 64)),
         "photoswap.demo.run": None,
         "train.dreambooth.learn": None,
         "train.concepts.apply_in_place": None,

@@ -14,13 +14,13 @@ ROOMS = {
     "train": {"models", "samplers", "weights"},
     "photoswap": {"models", "samplers", "weights"},
 }
-# The command line, the demo and its evaluation join learning with swapping; nothing else does.
+# The command line, the demo and the evaluations join learning with swapping; nothing else does.
 DOORS = (
     "photoswap/__init__.py",
     "photoswap/__main__.py",
     "photoswap/commands/*.py",
     "photoswap/demo.py",
-    "photoswap/evaluate.py",
+    "photoswap/evaluate*.py",
 )
 # A network's noise schedule is among its numbers, and samplers own its arithmetic.
 NUMBERS = Path("models/config.py")

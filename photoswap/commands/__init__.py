@@ -3,6 +3,14 @@
 Networks are imported by `run`, so that help and mistakes in typing are answered at once.
 """
 
-from photoswap.commands import demo, generate, invert, learn, swap, weights
+from photoswap.commands import demo, generate, invert, learn, mask, swap, weights
 
-COMMANDS = {"demo": demo, "generate": generate, "learn": learn, "invert": invert, "swap": swap, "weights": weights}
+COMMANDS = {
+    "demo": demo,
+    "generate": generate,
+    "learn": learn,
+    "invert": invert,
+    "mask": mask,
+    "swap": swap,
+    "weights": weights,
+}
