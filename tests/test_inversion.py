@@ -1,5 +1,8 @@
 """Trajectories, and the pictures they come back to."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -104,6 +107,23 @@ def test_null_text_follows_its_published_constants(model, monkeypatch):
     assert rates == pytest.approx([1e-2 * (1 - i / 100) for i in (0, 0, 20, 20, 49, 49)])
 
 
+def test_null_text_goes_on_from_the_step_before(model, monkeypatch):
+    """The context fitted at one step is where the next begins, at the guidance of that step, from where it landed."""
+    begun, scales, empty = [], [], model.encode_text("").detach()
+
+    def fitted(null, land, wanted, done):
+        begun.append(null)
+        return null + 1
+
+    landing = null_text._landing
+    monkeypatch.setattr(null_text, "_fit", fitted)
+    monkeypatch.setattr(null_text, "_landing", lambda *arguments: scales.append(arguments[-1]) or landing(*arguments))
+    nulls = inverted(model, "null-text", steps=3, guidance_scale=(7.5, 1.0, 3.0)).null_contexts
+    assert scales == [7.5, 1.0, 3.0]
+    assert [torch.allclose(null, empty + i) for i, null in enumerate(begun)] == [True, True]  # at 1 nothing is fitted
+    assert all(torch.allclose(null, empty[0] + i) for null, i in zip(nulls, (1, 1, 2), strict=True))
+
+
 @pytest.mark.parametrize(("width", "factor"), [(1024, 1), (768, 1), (192, 2), (48, 4)])
 def test_null_text_learns_narrow_contexts_faster(width, factor, monkeypatch):
     rates = []
@@ -184,6 +204,32 @@ def test_a_picture_opened_by_the_caller_is_inverted_upright_and_over_white(model
 def test_senseless_requests_are_refused(model, settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         invert_image(model, picture(), SOURCE, steps=1, **settings)
+
+
+@torch.no_grad()
+def written_out(model, noise, scales):
+    """Guided DDIM with a scale for every step, by its formula; the model predicts v."""
+    null, context = model.encode_text(""), model.encode_text(SOURCE)
+    trajectory = [noise]
+    for step, scale in zip(model.schedule.sampling(len(scales)), scales, strict=True):
+        z, (a, b) = trajectory[-1], (step.alpha_from, step.alpha_to)
+        uncond, cond = model.unet(z, step.t, null), model.unet(z, step.t, context)
+        v = uncond + scale * (cond - uncond)
+        x0, eps = a**0.5 * z - (1 - a) ** 0.5 * v, a**0.5 * v + (1 - a) ** 0.5 * z
+        trajectory.append(b**0.5 * x0 + (1 - b) ** 0.5 * eps)
+    return torch.cat(trajectory[::-1])
+
+
+def test_guidance_of_each_step_is_that_step_s_where_a_source_is_drawn_and_where_it_is_reconstructed(model):
+    scales = (7.5, 1.0, 3.0)
+    drawn = synthesize(model, SOURCE, 1, steps=3, guidance_scale=scales)
+    wanted = written_out(model, drawn.source_at(-1), scales)
+    assert torch.allclose(drawn.trajectory, wanted, atol=1e-4)  # batches of two rows and of one, three guided steps
+    plain = replace(drawn, method="ddim", guidance_scale=1.0, seed=None)  # whose source is sampled anew
+    with torch.no_grad():
+        picture_of_it = to_image(model.decode(wanted[:1])[0])
+    off = np.abs(np.asarray(reconstruct(model, plain, scales), int) - np.asarray(picture_of_it, int))
+    assert off.max() <= 1  # of 255
 
 
 def test_a_synthetic_source_is_a_prompt_and_a_seed(model, tmp_path):
