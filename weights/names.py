@@ -12,15 +12,13 @@ import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, get_args
 
 from models.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
 from models.stable_diffusion import NetworkName
 
 Layout = Literal["ldm", "hf"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
-Part: TypeAlias = NetworkName
-PARTS = NETWORKS
 Place = str | Callable[..., str]
 Table = dict[str, "Place | tuple[Place, Table]"]
 
