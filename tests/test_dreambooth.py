@@ -76,7 +76,7 @@ def test_one_picture_is_overfitted(model, prediction):
 def test_only_what_learns_moves_and_the_model_is_given_back_as_it_was(model, text):
     model.unet.requires_grad_(False)
     before = fingerprint(model)
-    config = replace(QUICK, train_text_encoder=text, checkpointing=True)
+    config = replace(QUICK, train_text_encoder=text, gradient_checkpointing=True)
     moved = []
 
     def watch(*_):
@@ -222,7 +222,9 @@ def test_accumulating_two_batches_of_one_equals_a_batch_of_two(device, prior_wei
 
 
 def test_checkpointed_gradients_are_the_same(device):
-    plain, kept = (run(build(device, torch.float64), replace(QUICK, checkpointing=c))[1] for c in (False, True))
+    plain, kept = (
+        run(build(device, torch.float64), replace(QUICK, gradient_checkpointing=c))[1] for c in (False, True)
+    )
     assert plain == pytest.approx(kept, rel=1e-6)
 
 

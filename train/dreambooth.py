@@ -201,7 +201,7 @@ def _ready_to_learn(model: StableDiffusion, config: DreamBoothConfig) -> Iterato
         for name, net in networks_of(model).items():
             net.requires_grad_(name in networks)
         for net, _ in checkpointing:
-            net.gradient_checkpointing = config.checkpointing
+            net.gradient_checkpointing = config.gradient_checkpointing
         yield
     finally:
         copy_into(networks, weights)
