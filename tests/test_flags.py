@@ -92,6 +92,7 @@ CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
         {"--inversion": NOTHING},
     ),
     "mask": (["mask", "in.png", "--word", "dog", "--out", "a.png"], MASK, {}),
+    "methods": (["methods"], {"--model": ["sd21"], "--steps": ["3"], "--size": ["512"]}, {}),
     "swap in a picture": (
         OF_PICTURE,
         SWAP,
