@@ -20,6 +20,8 @@ from samplers import Step
 from .injections import SOURCE, TARGET, Row
 from .method import Follower, Latents, Run
 
+FLAT = 1e-5  # a deviation below this has nothing to scale
+
 
 @dataclass(frozen=True)
 class Blend:
@@ -87,13 +89,27 @@ class LocalBlend(Follower):
 
 @dataclass(frozen=True, eq=False)
 class Inside(Follower):
-    """Keeps the source's latents outside a user's mask, (1 1 h w) bool."""
+    """Keeps the source's latents outside a mask, (1 1 h w) bool. steps: the first ones, None for all."""
+
+    mask: Tensor
+    target: str = TARGET
+    steps: int | None = None
+
+    def after(self, latents: Latents, step: Step) -> Latents:
+        if self.steps is not None and step.index >= self.steps:
+            return latents
+        return {self.target: keep_source(latents[SOURCE], latents[self.target], self.mask)}
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedAdaIN(Follower):
+    """Gives the target's latents inside a mask, (1 1 h w) bool, the source's statistics there, behind every step."""
 
     mask: Tensor
     target: str = TARGET
 
     def after(self, latents: Latents, step: Step) -> Latents:
-        return {self.target: keep_source(latents[SOURCE], latents[self.target], self.mask)}
+        return {self.target: masked_adain(latents[SOURCE], latents[self.target], self.mask)}
 
 
 def subject_mask(heat: Tensor, blend: Blend, size: tuple[int, int]) -> Tensor:
@@ -110,3 +126,21 @@ def subject_mask(heat: Tensor, blend: Blend, size: tuple[int, int]) -> Tensor:
 def keep_source(source: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """The target's latents inside the mask and, bitwise, the source's outside: (b 4 h w)."""
     return torch.where(mask, target, source)
+
+
+def masked_adain(source: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """The target's latents, inside the mask shifted and scaled to the source's mean and deviation there, by channel.
+
+    AdaIN (arXiv:1703.06868, eq. 8), as SwapAnything has it (arXiv:2404.05717). source, target: (1 4 h w).
+    """
+    inside = mask.expand_as(target)[0]
+    own, wanted = (latents[0][inside].reshape(len(inside), -1) for latents in (target, source))
+    if own.shape[1] == 0:
+        return target
+    (mean, deviation), (mean_wanted, deviation_wanted) = (
+        (x.mean(dim=1, keepdim=True), x.std(dim=1, keepdim=True, correction=0)) for x in (own, wanted)
+    )
+    matched = target.clone()
+    scaled = (own - mean) / deviation.clamp_min(FLAT) * deviation_wanted + mean_wanted
+    matched[0][inside] = scaled.flatten()
+    return matched

@@ -65,6 +65,7 @@ class Method:
 
     counts: ClassVar[tuple[str, ...]] = ()  # fields that count steps, 0..steps, and scale with them
     draws: ClassVar[bool] = False  # whether it draws noise, so that a seed means something to it
+    keeps_outside: ClassVar[bool] = False  # whether it says itself how long a mask's outside is the source's
     steps: int = 50
     guidance_scale: Guidance = 7.5
     negative_prompt: str = ""

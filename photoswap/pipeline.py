@@ -19,10 +19,10 @@ from models.images import to_image
 from models.stable_diffusion import StableDiffusion
 from samplers import guided_eps, sample
 
-from .blend import Inside
+from .blend import Inside, MaskedAdaIN
 from .injections import SOURCE, TARGET, as_json, timeline
 from .inversion import Inversion, initial_noise, uncond_contexts
-from .method import Method
+from .method import Follower, Method
 from .methods import Photoswap, name_of
 from .pictures import Picture
 from .side_by_side import side_by_side
@@ -59,6 +59,7 @@ def swap(
     source_word: str | None = None,
     target_word: str | None = None,
     mask: Image.Image | None = None,
+    adain: bool = False,
     size: tuple[int, int] | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -66,19 +67,21 @@ def swap(
     """Put the target prompt's subject in the place of the source's.
 
     inversion: of the source, made with this very model. target_prompt: the source's but for the subject. method: what
-    is injected for how long; by default the paper's, at the inversion's number of steps. source_prompt: the inversion's
-    own unless told otherwise. source_word, target_word: the subject in each prompt; each, if given, must be there, and
-    a method with a blend needs both. mask: of the source picture's size, white where it may change; outside it the
-    target's latents are the source's at every step, and the result's pixels too. size: (width, height) that the
-    inversion is expected to have, if any. seed: of methods that draw noise. progress: whether to show a bar. Raises
-    ValueError for an inversion of another model, size or number of steps, and for a prompt without its subject's word.
+    is injected for how long; by default the paper's, at the inversion's number of steps. source_prompt: the
+    inversion's own unless told otherwise. source_word, target_word: the subject in each prompt; each, if given,
+    must be there, and a method with a blend needs both. mask: of the source picture's size, white where it may
+    change; outside it the target's latents are the source's at every step (or as long as the method says), and the
+    result's pixels too. adain: whether the target's latents inside the mask take the source's mean and deviation
+    behind every step. size: (width, height) that the inversion is expected to have, if any. seed: of methods that
+    draw noise. progress: whether to show a bar. Raises ValueError for an inversion of another model, size or number
+    of steps, and for a prompt without its subject's word.
     """
     method = method or Photoswap.scaled(inversion.steps)
     prompts = (inversion.prompt if source_prompt is None else source_prompt, target_prompt)
     inversion.check(model, method.steps, size, method.guidance_scale, prompts[0])
     region = None if mask is None else _latent_region(model, inversion, mask)
     pictures = make_pictures(model, inversion, method, prompts, (source_word, target_word), region)
-    clock, followers = _Clock(), [] if region is None else [Inside(region)]
+    clock, followers = _Clock(), _inside(region, method, adain)
     draw = torch.Generator().manual_seed(seed)
     moments = side_by_side(model.unet, model.schedule, pictures, method, followers=followers, generator=draw)
     row_calls = 0
@@ -104,6 +107,7 @@ def swap(
         "size": list(target.size),
         "source_size": list(result.size),
         "mask": mask is not None,
+        "adain": adain,
         "method": {"name": name_of(method), **asdict(method)},
         "injections": as_json(timeline(method.injections, method.steps, model.unet.sites, pictures[SOURCE].size)),
         "row_calls": row_calls,
@@ -199,6 +203,16 @@ class _Clock:
     def lap(self, name: str) -> None:
         now = time.perf_counter()
         self.laps[name], self.last = now - self.last, now
+
+
+def _inside(region: Tensor | None, method: Method, adain: bool) -> list[Follower]:
+    """What goes by a mask behind every step, if there is one."""
+    if region is None:
+        if adain:
+            raise ValueError("AdaIN goes by the subject's statistics: give a mask that says where it is")
+        return []
+    matched: list[Follower] = [MaskedAdaIN(region)] if adain else []
+    return matched if method.keeps_outside else [*matched, Inside(region)]
 
 
 def _latent_region(model: StableDiffusion, inversion: Inversion, mask: Image.Image) -> Tensor:

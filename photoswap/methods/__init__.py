@@ -36,6 +36,7 @@ from .official import official
 from .photoswap import Photoswap
 from .plug_and_play import PlugAndPlay
 from .prompt_to_prompt import PromptToPrompt
+from .swap_anything import SwapAnything
 
 METHODS: Mapping[str, type[Method]] = MappingProxyType(
     {
@@ -44,6 +45,7 @@ METHODS: Mapping[str, type[Method]] = MappingProxyType(
         "plug-and-play": PlugAndPlay,
         "masactrl": MasaCtrl,
         "free-prompt-editing": FreePromptEditing,
+        "swap-anything": SwapAnything,
     }
 )
 
@@ -58,6 +60,7 @@ __all__ = [
     "PlugAndPlay",
     "PromptToPrompt",
     "Run",
+    "SwapAnything",
     "Update",
     "official",
 ]

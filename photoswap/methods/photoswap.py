@@ -27,7 +27,7 @@ class Photoswap(Method):
     M only at sites of at most so many. blend: keep the source's latents outside the subject, or None.
     """
 
-    counts: ClassVar = ("phi", "M", "A")
+    counts: ClassVar[tuple[str, ...]] = ("phi", "M", "A")
     phi: int = 10
     M: int = 25
     A: int = 20
