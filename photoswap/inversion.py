@@ -1,16 +1,12 @@
 """From a picture, or from a prompt and a seed, to the noise a swap starts from.
 
-`ddim` runs the sampler backwards at guidance 1 (arXiv:2105.05233, appendix F); sampling under guidance then drifts from
-the picture. `direct` keeps the whole trajectory and gives it back to the source's row at every step, so that the row
-ends at the picture's own latents whatever the guidance: the rule of PnP Inversion (arXiv:2310.01506, Algorithm 1) in
-other words. `null-text` fits an empty prompt for every step instead, as Photoswap does. `seed` is a synthetic source:
-the trajectory along which the model itself drew the picture, given back as in `direct`.
+The ways of inverting a picture are in `photoswap/inversions`, a file each. `seed` is a synthetic source: the trajectory
+along which the model itself drew the picture, given back to the source's row as in `direct`.
 """
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 import torch
 from PIL import Image
@@ -19,11 +15,11 @@ from tqdm import tqdm
 
 from models.images import load_image, to_image, to_tensor, upright
 from models.stable_diffusion import StableDiffusion
-from samplers import Eps, Step, guided_eps, invert, sample
+from samplers import Eps, Step, guided_eps, sample
 from weights import fingerprint
 
-from .inversions.file import Inversion, Method, normal_guidance
-from .null_text import fit_null_contexts
+from .inversions import INVERSIONS, Request
+from .inversions.file import GUIDED, Inversion, Method, normal_guidance, scale_at
 from .sizes import check_size, take, working_size
 
 
@@ -40,27 +36,21 @@ def invert_image(
 ) -> Inversion:
     """Invert a real picture, or the file of one.
 
-    prompt: says what is in it. method: "direct", "ddim" or "null-text". guidance_scale: of the swap to come, one number
-    or one for each step; only null-text asks. size: (width, height) to work on, None for one near the model's native
+    prompt: says what is in it. method: one of INVERSIONS. guidance_scale: of the swap to come, one number or one for
+    each step; null-text, edict and belm ask. size: (width, height) to work on, None for one near the model's native
     area. progress: whether to show bars. Raises ValueError for a picture too small, a size the model cannot work on, an
     unknown method, and null-text in half precision.
     """
-    methods = get_args(Method)[:-1]
-    if method not in methods:
-        raise ValueError(f"method is {method!r}; want one of {', '.join(methods)}")
+    if method not in INVERSIONS:
+        raise ValueError(f"method is {method!r}; want one of {', '.join(INVERSIONS)}")
     image = upright(image) if isinstance(image, Image.Image) else load_image(image)
     size = size or working_size(image.size, model.config.native_size, model.config.granularity)
     check_size(size, model.config.granularity)
     guidance_scale = normal_guidance(guidance_scale, steps)
-    moves, context = model.schedule.inversion(steps), model.encode_text(prompt)
-    eps = guided_eps(model.unet, model.schedule, None, context, 1.0)
-    bar = partial(tqdm, desc="inversion", disable=not progress)
-    trajectory = torch.cat(invert(eps, model.encode_image(to_tensor(take(image, size))[None]), moves, progress=bar))
-    nulls = None
-    if method == "null-text":
-        nulls = fit_null_contexts(model, trajectory, context, partial(scale_at, guidance_scale), progress)
-    scale = guidance_scale if method == "null-text" else 1.0
-    return Inversion(trajectory, prompt, method, scale, fingerprint(model), image, nulls)
+    clean = model.encode_image(to_tensor(take(image, size))[None])
+    found = INVERSIONS[method](Request(model, clean, prompt, steps, guidance_scale, progress))
+    scale = guidance_scale if method in GUIDED else 1.0
+    return Inversion(found.trajectory, prompt, method, scale, fingerprint(model), image, found.null_contexts)
 
 
 @torch.no_grad()
@@ -98,16 +88,18 @@ def reconstruct(
     inversion: Inversion,
     guidance_scale: float | tuple[float, ...] | None = None,
     progress: bool = False,
+    alone: bool = False,
 ) -> Image.Image:
     """The picture that the source's row returns to, at the size worked on.
 
-    For direct and for synthetic sources this is the decoder's answer to the stored latents, whatever the guidance. For
-    ddim and null-text it is sampled anew; guidance_scale None means the inversion's own. Raises as Inversion.check.
+    Where the source is given its stored latents this is the decoder's answer to them, whatever the guidance. Elsewhere,
+    and for all if alone, it is sampled anew from the noise by DDIM, as a target is that takes nothing; guidance_scale
+    None means the inversion's own. Raises as Inversion.check.
     """
     scale = inversion.guidance_scale if guidance_scale is None else guidance_scale
     inversion.check(model, inversion.steps, guidance_scale=scale)
     latents = inversion.source_at(inversion.steps - 1).to(model.device)
-    if not inversion.returns_stored:
+    if alone or not inversion.returns_stored:
         eps = source_eps(model, inversion, scale)
         bar = partial(tqdm, desc="reconstruction", disable=not progress)
         noise = inversion.source_at(-1).to(model.device)
@@ -124,15 +116,10 @@ def source_eps(model: StableDiffusion, inversion: Inversion, guidance_scale: flo
 
 
 def uncond_contexts(model: StableDiffusion, inversion: Inversion) -> Tensor:
-    """The unconditional contexts of a run: one for each step where they were fitted, else that of the empty prompt."""
+    """The unconditional contexts of a run: one for each step where they were fitted, else one for all."""
     if inversion.null_contexts is None:
-        return model.encode_text("")
+        return model.encode_text(inversion.uncond_prompt)
     return inversion.null_contexts.to(model.device, model.dtype)
-
-
-def scale_at(guidance_scale: float | tuple[float, ...], index: int) -> float:
-    """The guidance at a step index, of one number or of one for each step."""
-    return guidance_scale[index] if isinstance(guidance_scale, tuple) else guidance_scale
 
 
 def initial_noise(model: StableDiffusion, generator: torch.Generator, size: tuple[int, int] | None = None) -> Tensor:

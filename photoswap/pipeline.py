@@ -142,7 +142,9 @@ def make_pictures(
     # a stored trajectory runs from clean latents to noise; the loop wants what stands behind each step
     known = inversion.trajectory[:-1].flip(0).to(model.device) if inversion.returns_stored else None
     masks = {} if mask is None else {"subject": mask[0, 0]}
-    half = None if told == "" and inversion.null_contexts is None else uncond  # told nothing, one row is both halves
+    # told nothing, or what guidance leads away from, one row is both halves
+    single = inversion.null_contexts is None and told in ("", inversion.uncond_prompt)
+    half = None if single else uncond
     source = Picture(noise, contexts[:1], half, method.guidance_scale, known, found[0], masks=masks)
     alignments = method.alignments(model.tokenizer, *prompts)
     target = Picture(noise, contexts[1:], away, method.guidance_scale, None, found[1], alignments, masks)

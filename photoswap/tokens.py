@@ -13,6 +13,9 @@ from torch import Tensor
 
 from models.tokenizer import Tokenizer
 
+# Words that are spoken with a vowel first, near enough: not by "u" and "eu" as in unicorn, but by the mute h of hour.
+VOWEL = re.compile(r"(?!uni|use|eu|one\b|ewe)[aeiou]|hour|heir|hono|hones", re.IGNORECASE)
+
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
@@ -111,9 +114,18 @@ def subject_tokens(tokenizer: Tokenizer, prompt: str, word: str) -> list[int]:
 def replace_word(prompt: str, old: str, new: str) -> str:
     """The prompt with the word old, wherever it stands whole, replaced by new: P_s into P_t.
 
-    Case does not matter. Raises ValueError when the word is not there.
+    Case does not matter. An article right before it becomes that of the new word: "an owl", "a sks owl". Raises
+    ValueError when the word is not there.
     """
-    replaced, count = re.subn(rf"(?<!\w){re.escape(old)}(?!\w)", lambda _: new, prompt, flags=re.IGNORECASE)
+
+    def put(found: re.Match[str]) -> str:
+        article = found["article"]
+        if not article:
+            return new
+        return article[0] + ("n" if VOWEL.match(new) else "") + found["space"] + new
+
+    word = rf"(?<!\w)(?:(?P<article>an?)(?P<space>\s+))?(?<!\w){re.escape(old)}(?!\w)"
+    replaced, count = re.subn(word, put, prompt, flags=re.IGNORECASE)
     if not old or not count:
         raise ValueError(f'the prompt "{prompt}" lacks the word "{old}": write it there, or name another')
     return replaced

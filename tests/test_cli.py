@@ -16,7 +16,7 @@ from photoswap.commands import COMMANDS
 from photoswap.commands.common import load_model, make_repeatable
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"weights"}))  # which runs no model
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"weights", "methods"}))  # which run no model
 def test_help_shows_an_example_and_the_common_flags(name, capsys):
     with pytest.raises(SystemExit) as end:
         main([name, "--help"])
@@ -62,7 +62,7 @@ def test_a_truncated_picture(tiny, pictures, tmp_path, capsys, command):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "want one of demo, generate, learn, invert, mask, swap"),
+        ([], "want one of demo, generate, learn, invert, mask, methods, swap"),
         (["paint"], "invalid choice"),
         (["generate"], "required: prompt"),
         (["generate", "x", "--size", "big"], "'big' is no size; want 768 or 768x512"),

@@ -20,6 +20,7 @@ from train.dreambooth import CHECKPOINT_FILE, CONCEPT_FILE, learn
 from train.learner import Learner
 from train.prior import SampleSettings
 from weights import fingerprint
+from weights.atomic import HIDDEN
 from weights.load import networks_of
 
 QUICK = DreamBoothConfig(
@@ -75,7 +76,7 @@ def test_one_picture_is_overfitted(model, prediction):
 def test_only_what_learns_moves_and_the_model_is_given_back_as_it_was(model, text):
     model.unet.requires_grad_(False)
     before = fingerprint(model)
-    config = replace(QUICK, train_text_encoder=text, checkpointing=True)
+    config = replace(QUICK, train_text_encoder=text, gradient_checkpointing=True)
     moved = []
 
     def watch(*_):
@@ -221,7 +222,9 @@ def test_accumulating_two_batches_of_one_equals_a_batch_of_two(device, prior_wei
 
 
 def test_checkpointed_gradients_are_the_same(device):
-    plain, kept = (run(build(device, torch.float64), replace(QUICK, checkpointing=c))[1] for c in (False, True))
+    plain, kept = (
+        run(build(device, torch.float64), replace(QUICK, gradient_checkpointing=c))[1] for c in (False, True)
+    )
     assert plain == pytest.approx(kept, rel=1e-6)
 
 
@@ -421,6 +424,20 @@ def test_what_an_earlier_run_left_is_kept_unless_told_otherwise(model, tmp_path,
     assert (tmp_path / name).read_text() == "an earlier one" and len(list(tmp_path.iterdir())) == 1
     run(model, replace(QUICK, prior_weight=0.0, steps=1), tmp_path, overwrite=True)
     assert load_concept(tmp_path / CONCEPT_FILE).token == "sks" and not (tmp_path / CHECKPOINT_FILE).exists()
+
+
+def test_the_next_run_clears_what_a_killed_one_left(model, tmp_path):
+    """Beside the concept, the samples and the class pictures, those drawn already included."""
+    config = replace(QUICK, steps=1, sample_every=1)
+    run(model, config, tmp_path)
+    homes = [tmp_path, tmp_path / "samples", *(tmp_path / "class").iterdir()]
+    for home in homes:
+        left = home / f".left.1{HIDDEN}"
+        left.mkdir()
+        (left / "partial.safetensors").write_text("half")
+        os.utime(left, (0, 0))
+    run(model, replace(config, sample_every=0), tmp_path, overwrite=True)
+    assert len(homes) == 3 and not list(tmp_path.rglob(".*"))
 
 
 def test_nothing_is_left_behind_by_a_refusal(model, tmp_path, monkeypatch):

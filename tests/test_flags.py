@@ -60,7 +60,7 @@ LEARN = {
     **{**COMMON, **DTYPE},
     **{"--class": ["dog"], "--token": ["xyz"], "--steps": ["3"], "--batch": ["2"], "--accumulate": ["2"]},
     **{"--learning-rate": ["0.1"], "--prior-weight": ["0.5"], "--class-pictures": ["3"], "--class-folder": ["kept"]},
-    **{"--size": ["64"], "--mirror": [], "--random-crop": [], "--checkpointing": [], "--sample-every": ["2"]},
+    **{"--size": ["64"], "--mirror": [], "--random-crop": [], "--gradient-checkpointing": [], "--sample-every": ["2"]},
     **{"--checkpoint-every": ["2"], "--concept-dtype": ["float16"], "--resume": [], "--keep-checkpoint": []},
 }
 WHAT = {"--config": ["sd21"], "--prediction": ["eps"]}
@@ -92,6 +92,7 @@ CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
         {"--inversion": NOTHING},
     ),
     "mask": (["mask", "in.png", "--word", "dog", "--out", "a.png"], MASK, {}),
+    "methods": (["methods"], {"--model": ["sd21"], "--steps": ["3"], "--size": ["512"]}, {}),
     "swap in a picture": (
         OF_PICTURE,
         SWAP,

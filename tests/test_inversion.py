@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from swap_model import SOURCE, picture, swap_model
 
-import photoswap.null_text as null_text
+import photoswap.inversions.null_text as null_text
 from models.images import load_image, to_image, to_tensor
 from photoswap.inversion import Inversion, initial_noise, invert_image, reconstruct, synthesize
 from samplers import guided_eps, invert, sample
@@ -196,7 +196,7 @@ def test_a_picture_opened_by_the_caller_is_inverted_upright_and_over_white(model
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"method": "edict"}, "direct, ddim, null-text"),
+        ({"method": "magic"}, "direct, null-text, negative-prompt"),
         ({"method": "seed"}, "want one of"),
         ({"size": (100, 128)}, "64"),
     ],
@@ -248,3 +248,54 @@ def test_bars_are_shown_only_when_asked_for(model, capsys):
     inverted(model, "null-text", steps=1, progress=True)
     out, err = capsys.readouterr()
     assert out == "" and "inversion" in err and "null-text" in err
+
+
+def slow_nulls(model, trajectory, weight, warm=True, shrinking=True):
+    """Null-text optimisation written out, Adam too: the unconditional context of each step."""
+    schedule, n = model.schedule, len(trajectory) - 1
+    context, empty, z, found = model.encode_text(SOURCE), model.encode_text(""), trajectory[n:], []
+    null, unet = empty, model.unet
+
+    def eps(z, t, level, context):
+        out = unet(z, t, context)
+        return out if schedule.prediction == "eps" else level**0.5 * out + (1 - level) ** 0.5 * z
+
+    def landed(null, cond, t, a, b):
+        e = eps(z, t, a, null)
+        e = e + weight * (cond - e)
+        return b**0.5 * (z - (1 - a) ** 0.5 * e) / a**0.5 + (1 - b) ** 0.5 * e
+
+    for i, t in enumerate(schedule.timesteps(n)):
+        a = float(schedule.alpha_bar[t])
+        b = float(schedule.alpha_bar[schedule.timesteps(n)[i + 1] if i + 1 < n else 0])
+        with torch.no_grad():
+            cond = eps(z, t, a, context)
+        null = (null if warm else empty).detach()
+        first, second = torch.zeros_like(null), torch.zeros_like(null)
+        rate = 0.01 * (768 / null.shape[-1]) ** 0.5 * (1 - i / n / 2 if shrinking else 1)
+        for turn in range(1, 11):
+            null = null.detach().requires_grad_()
+            loss = ((landed(null, cond, t, a, b) - trajectory[n - 1 - i]) ** 2).mean()
+            (slope,) = torch.autograd.grad(loss, null)
+            first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+            steady = (second / (1 - 0.999**turn)).sqrt() + 1e-8
+            null = null.detach() - rate * first / (1 - 0.9**turn) / steady
+            if loss.item() < 1e-5 + 1e-3 * i / n:
+                break
+        with torch.no_grad():
+            z = landed(null, cond, t, a, b)
+        found.append(null)
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("prediction", ["v", "eps"])
+def test_null_text_is_the_published_optimisation_step_by_step(device, prediction):
+    """Each step starts from what the one before it found, at a rate that shrinks."""
+    model = swap_model(device, prediction)
+    for network in networks_of(model).values():
+        network.to(torch.float64)
+    ours = inverted(model, "null-text", steps=3)
+    wanted = slow_nulls(model, ours.trajectory, 7.5)
+    assert (ours.null_contexts - wanted).abs().max() < 1e-8  # Adam divides by slopes that may be small
+    for broken in ({"warm": False}, {"shrinking": False}) if prediction == "v" else ():
+        assert (ours.null_contexts - slow_nulls(model, ours.trajectory, 7.5, **broken)).abs().max() > 1e-2, broken

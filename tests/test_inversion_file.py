@@ -138,7 +138,7 @@ def test_no_damaged_bytes_end_in_anything_but_a_sentence(tmp_path):
         ({"null_contexts": torch.zeros(3, 77, 16)}, "3 null contexts for 2 steps"),
         ({"null_contexts": None}, "belong to the method null-text"),
         ({"method": "direct"}, "belong to the method null-text"),
-        ({"method": "edict"}, "method is 'edict'; want one of direct, ddim, null-text, seed"),
+        ({"method": "magic"}, "method is 'magic'; want one of direct, null-text, negative-prompt, ddim"),
         ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
         ({"guidance_scale": (7.5, float("inf"))}, "guidance_scale is inf"),
         ({"guidance_scale": (7.5, 3.0, 1.0)}, "3 values for 2 steps"),

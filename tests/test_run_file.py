@@ -132,13 +132,14 @@ def test_a_damaged_checkpoint_is_named_when_a_run_is_resumed(tmp_path):
 
 
 @pytest.mark.parametrize(("random_crop", "resampling"), [(True, "bilinear"), (False, "lanczos")])
-def test_the_first_version_says_how_it_resampled(tmp_path, random_crop, resampling):
+def test_a_checkpoint_of_the_first_version_is_read(tmp_path, random_crop, resampling):
     write_run(tmp_path / "whole", state(), RECORD)
     held, about = contents(tmp_path / "whole")
-    about = {**about, "settings": {"random_crop": random_crop}}
+    about = {**about, "settings": {"random_crop": random_crop, "checkpointing": True}}
     del about["version"]
     put(tmp_path / "old", held, json.dumps(about))
-    assert read_run(tmp_path / "old")[1].settings == {"random_crop": random_crop, "resampling": resampling}
+    wanted = {"random_crop": random_crop, "resampling": resampling, "gradient_checkpointing": True}
+    assert read_run(tmp_path / "old")[1].settings == wanted
 
 
 def test_missing_unknown_and_misshapen_tensors_are_named_and_nothing_is_copied():

@@ -89,6 +89,23 @@ def test_a_word_beyond_what_the_encoder_reads_is_refused():
         subject_tokens(TOKENIZER, "very " * 80 + "cat", "cat")
 
 
+@pytest.mark.parametrize(
+    ("prompt", "old", "new", "wanted"),
+    [
+        ("a photo of an owl", "owl", "sks cat", "a photo of a sks cat"),
+        ("An  Owl and an owl", "owl", "cat", "A  cat and a cat"),
+        ("a cat", "cat", "owl", "an owl"),
+        ("a cat and the cat", "cat", "ohwx cat", "an ohwx cat and the ohwx cat"),
+        ("an owl", "owl", "unicorn", "a unicorn"),
+        ("a watch", "watch", "hourglass", "an hourglass"),
+        ("a red cat", "cat", "owl", "a red owl"),
+        ("pasta owl", "owl", "cat", "pasta cat"),
+    ],
+)
+def test_the_article_follows_the_new_word(prompt, old, new, wanted):
+    assert replace_word(prompt, old, new) == wanted
+
+
 def test_a_word_is_replaced_where_it_stands_whole():
     assert replace_word("a Cat on a catwalk", "cat", "sks dog") == "a sks dog on a catwalk"
     assert replace_word("a cat", "cat", r"\1") == r"a \1"

@@ -49,8 +49,8 @@ class DreamBoothConfig:
     text_learning_rate: None takes learning_rate. clip: largest norm of the gradient, 0 for none.
     prior_weight: of the class pictures' loss; 0 learns without class pictures. class_pictures: how many the model
     draws, with class_steps sampler steps at class_guidance, class_batch at once.
-    checkpointing: activations are recomputed rather than kept. bfloat16: networks run under autocast, also where they
-    draw class pictures and samples; weights stay float32. min_snr: gamma of min-SNR weighting, None for none.
+    gradient_checkpointing: activations are recomputed rather than kept. bfloat16: networks run under autocast, also
+    where they draw class pictures and samples; weights stay float32. min_snr: gamma of min-SNR, None for none.
     random_crop: another square of a picture each time, rather than its middle. resampling: how pictures are resized.
     mirror: add each picture mirrored. sample_latents: draw latents from the autoencoder's Gaussian, rather than take
     its mean. size: side in pixels, None for the model's own. checkpoint_every, sample_every: in steps, 0 for never;
@@ -76,7 +76,7 @@ class DreamBoothConfig:
     class_steps: int = 50
     class_guidance: float = 7.5
     class_batch: int = 4
-    checkpointing: bool = False
+    gradient_checkpointing: bool = False
     bfloat16: bool = False
     min_snr: float | None = None
     random_crop: bool = False

@@ -26,7 +26,7 @@ from train.learner import Learner, check_state, learning_networks
 from train.prior import SampleSettings, class_pictures, sample_pictures
 from train.run_file import RUN, RunRecord, copy_into, read_run, write_run
 from weights import fingerprint, mismatch
-from weights.atomic import atomic, check_space
+from weights.atomic import atomic, check_space, clear
 from weights.load import networks_of
 from weights.records import quoted, shown
 
@@ -82,6 +82,8 @@ def learn(
     watch = Watch(None if out is None else Path(out), progress, on_step, on_sample)
     _check_folders(model, config, watch.folder, class_folder, overwrite or resume)
     examples = _examples(model, config, size, read_pictures(references))
+    for folder in (watch.folder, watch.folder / SAMPLE_FOLDER) if watch.folder else ():
+        clear(folder)  # of what a killed run left half written
     settings = {**config.settings(), "size": size}
     about = RunRecord(fingerprint(model), examples.digest(), settings, 0)
     saved = _saved(model, config, watch.folder, about, len(examples)) if resume else None
@@ -199,7 +201,7 @@ def _ready_to_learn(model: StableDiffusion, config: DreamBoothConfig) -> Iterato
         for name, net in networks_of(model).items():
             net.requires_grad_(name in networks)
         for net, _ in checkpointing:
-            net.gradient_checkpointing = config.checkpointing
+            net.gradient_checkpointing = config.gradient_checkpointing
         yield
     finally:
         copy_into(networks, weights)

@@ -18,7 +18,7 @@ from models.images import load_image, to_image
 from models.stable_diffusion import StableDiffusion
 from samplers import guided_eps, sample
 from weights import fingerprint
-from weights.atomic import atomic
+from weights.atomic import atomic, clear
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ def class_pictures(
     batch: pictures drawn at once; not a part of what they are.
     """
     home = None if folder is None else folder / _key(model, prompt, settings)
+    if home:
+        clear(home)
     files = {i: home / f"{i:04}.png" for i in range(count)} if home else {}
     found = {i: picture for i, file in files.items() if (picture := _kept(file)) is not None}
     missing = [i for i in range(count) if i not in found]

@@ -32,9 +32,11 @@ class RunRecord:
 
 
 def _from_version_1(version: int, record: dict[str, Any]) -> dict[str, Any]:
-    """The first version had one resampling for each way of cropping, and did not say so."""
-    resampling = "bilinear" if record["settings"].get("random_crop") else "lanczos"
-    return {**record, "settings": {"resampling": resampling, **record["settings"]}}
+    """The first version had one resampling for each way of cropping, and called gradient checkpointing otherwise."""
+    settings = dict(record["settings"])
+    settings.setdefault("resampling", "bilinear" if settings.get("random_crop") else "lanczos")
+    settings["gradient_checkpointing"] = settings.pop("checkpointing", False)
+    return {**record, "settings": settings}
 
 
 RUN = FileKind(

@@ -3,7 +3,7 @@
 Networks are imported by `run`, so that help and mistakes in typing are answered at once.
 """
 
-from photoswap.commands import demo, generate, invert, learn, mask, swap, weights
+from photoswap.commands import demo, generate, invert, learn, mask, methods, swap, weights
 
 COMMANDS = {
     "demo": demo,
@@ -11,6 +11,7 @@ COMMANDS = {
     "learn": learn,
     "invert": invert,
     "mask": mask,
+    "methods": methods,
     "swap": swap,
     "weights": weights,
 }

@@ -17,7 +17,8 @@ from photoswap.commands import arguments as types
 from photoswap.commands.common import add_common, add_sampling, guidance_for, load_model, refuse, seed_for, steps_for
 from photoswap.commands.outputs import check_file, check_free, say, write_together
 
-INVERSIONS = ("direct", "null-text", "ddim")
+INVERSIONS = ("direct", "null-text", "negative-prompt", "ddim", "edict", "belm")  # as in photoswap.inversions
+GUIDED = ("null-text", "edict", "belm")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,8 @@ def add_inversion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--inversion",
         choices=INVERSIONS,
-        help="direct: exact and quick; null-text: as in the paper, minutes; ddim: plain, drifts "
+        help="direct: exact and quick; null-text: as in the paper, minutes; negative-prompt: quick, nearly as good; "
+        "ddim: plain, drifts; edict, belm: exact, inverted under the guidance of the swap "
         f"(default: {INVERSIONS[0]})",
     )
 
@@ -81,8 +83,8 @@ def check(arguments: argparse.Namespace) -> None:
         refuse(arguments, "without a picture", "inversion")
     else:
         refuse(arguments, "for a picture: the seed is of one drawn", "seed")
-        if arguments.inversion != "null-text":
-            refuse(arguments, "but for null-text; tell it to `photoswap swap`", "guidance")
+        if arguments.inversion not in GUIDED:
+            refuse(arguments, f"but for {', '.join(GUIDED)}; tell it to `photoswap swap`", "guidance")
     outputs = [arguments.out]
     check_file(arguments.out, (".safetensors",))
     if arguments.reconstruction:

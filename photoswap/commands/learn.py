@@ -9,7 +9,7 @@ receives concept.safetensors, which `generate`, `invert` and `swap` take as
 examples:
   photoswap learn cat-photos/ --class cat --out my-cat
   photoswap learn a.jpg b.jpg c.jpg --class dog --token sks --steps 400 --sample-every 100
-  photoswap learn cat-photos/ --class cat --model sd21-base --dtype bfloat16 --checkpointing
+  photoswap learn cat-photos/ --class cat --model sd21-base --dtype bfloat16 --gradient-checkpointing
 """
 
 import argparse
@@ -71,7 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--size", type=types.whole(8, 2048), metavar="N", help="side of the squares learnt from")
     group.add_argument("--mirror", action=argparse.BooleanOptionalAction, help="learn from mirror images too")
     group.add_argument("--random-crop", action=argparse.BooleanOptionalAction, help="cut another square each time")
-    group.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, help="less memory, a third slower")
+    group.add_argument(
+        "--gradient-checkpointing", action=argparse.BooleanOptionalAction, help="less memory, a third slower"
+    )
     group.add_argument("--sample-every", type=every, metavar="N", help="steps between sample pictures in samples/")
     group.add_argument("--checkpoint-every", type=every, metavar="N", help="steps between checkpoints")
     group.add_argument("--concept-dtype", choices=("float32", "float16"), help="of concept.safetensors")

@@ -217,7 +217,7 @@ def make_method(arguments: argparse.Namespace, inversion: "Inversion | None", gu
         raise ValueError(f"no method {arguments.method!r}; want one of {', '.join(METHODS)}")
     kind = METHODS[arguments.method]
     steps = inversion.steps if inversion and arguments.steps is None else steps_for(arguments.steps)
-    fitted = inversion is not None and inversion.method in ("null-text", "seed") and arguments.guidance is None
+    fitted = inversion is not None and inversion.made_under_guidance and arguments.guidance is None
     given = settings_of(arguments, kind)
     given = {"guidance_scale": inversion.guidance_scale if inversion and fitted else guidance_scale} | given
     official_wanted = arguments.preset == "official"

@@ -1,1 +1,30 @@
-"""How a source becomes the noise a swap starts from, and the file that keeps it for many swaps."""
+"""How a source becomes the noise a swap starts from, one file a way, and the file that keeps it for many swaps.
+
+A way is a function from a Request to what it Found. What a swap makes of that is the `Inversion`'s to say: whether the
+source is given its stored latents or sampled anew, and what guidance leads away from. Rows of the network an inversion
+in n steps takes, under guidance other than 1:
+
+    ddim, direct, negative-prompt   n
+    belm                            2 n
+    edict                           4 n
+    null-text                       n, then 2 n and up to 10 n more with their gradients
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from . import belm, ddim, direct, edict, negative_prompt, null_text
+from .request import Found, Request
+
+INVERSIONS: Mapping[str, Callable[[Request], Found]] = MappingProxyType(
+    {
+        "direct": direct.invert,
+        "null-text": null_text.invert,
+        "negative-prompt": negative_prompt.invert,
+        "ddim": ddim.invert,
+        "edict": edict.invert,
+        "belm": belm.invert,
+    }
+)
+
+__all__ = ["INVERSIONS", "Found", "Request"]

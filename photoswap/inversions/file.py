@@ -16,9 +16,10 @@ from models.stable_diffusion import StableDiffusion
 from weights import mismatch
 from weights.records import FileKind, TensorRule, check_tensors, check_values, parse, quoted, read, write
 
-Method = Literal["direct", "ddim", "null-text", "seed"]
+Method = Literal["direct", "null-text", "negative-prompt", "ddim", "edict", "belm", "seed"]
 Guidance = float | tuple[float, ...]
-EXACT = ("direct", "seed")  # methods whose source row is given its stored latents, whatever is asked of the network
+EXACT = ("direct", "edict", "belm", "seed")  # whose source row is given its stored latents, whatever the network says
+GUIDED = ("null-text", "edict", "belm", "seed")  # that were made under guidance
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ INVERSION = FileKind(
         **dict.fromkeys(("h", "w", "n"), (1, 4096)),
         **dict.fromkeys(("width", "rows", "columns"), (1, 2**15)),
     },
-    version=2,
-    upgrade=lambda version, data: data,  # version 1 had the same settings under a key of its own
+    version=3,
+    upgrade=lambda version, data: data,  # version 1 had another key, and 2 fewer methods; the settings are the same
     again="invert the picture again",
 )
 
@@ -66,7 +67,7 @@ class Inversion:
 
     trajectory: (steps + 1 4 h w), clean latents first, noise last. null_contexts: (steps 77 c), noisiest first, for
     null-text and for it alone. source: the picture as it came, upright and RGB, None if there was none. guidance_scale:
-    for which the null contexts were fitted, or under which the picture was drawn; 1 for the others. One number, or one
+    for which null contexts were fitted, or under which it was inverted or drawn; 1 for the others. One number, or one
     for each step; equal ones become one. model: the fingerprint of the model. seed: of a synthetic source. Raises
     ValueError for values out of range, NaN among them, and for parts that do not belong together.
     """
@@ -104,6 +105,16 @@ class Inversion:
         """Whether the source's row follows the stored trajectory rather than its own estimate of the noise."""
         return self.method in EXACT
 
+    @property
+    def made_under_guidance(self) -> bool:
+        """Whether its guidance scale was a choice, to be kept unless another is asked for."""
+        return self.method in GUIDED
+
+    @property
+    def uncond_prompt(self) -> str:
+        """What guidance leads away from, where no null contexts were fitted."""
+        return self.prompt if self.method == "negative-prompt" else ""
+
     def source_at(self, index: int) -> Tensor:
         """The stored latents behind sampling step index, (1 4 h w); -1 gives the noise it all starts from."""
         return self.trajectory[self.steps - 1 - index][None]
@@ -120,8 +131,8 @@ class Inversion:
 
         guidance_scale: None if it does not matter; null contexts serve only the scale they were fitted for. prompt:
         what the source is sampled under, None if it does not matter. A ddim trajectory leads back to the picture only
-        under the prompt it was made with, and null contexts were fitted beside that one: another is refused. A direct
-        or synthetic source is given its stored latents, so its row ends at the picture under any prompt.
+        under the prompt it was made with, and null contexts were fitted beside that one: another is refused. Where the
+        source is given its stored latents, its row ends at the picture under any prompt.
         """
         if steps != self.steps:
             raise ValueError(f"the inversion has {self.steps} steps, the swap {steps}: make them the same")
@@ -206,3 +217,8 @@ def normal_guidance(scale: float | list[float] | Guidance, steps: int) -> Guidan
     if not all(abs(value) <= 1000 for value in values):  # NaN is not, either
         raise ValueError(f"guidance_scale is {quoted(scale)}; want numbers between -1000 and 1000")
     return values[0] if len(set(values)) == 1 else values
+
+
+def scale_at(guidance_scale: Guidance, index: int) -> float:
+    """The guidance at a step index, of one number or of one for each step."""
+    return guidance_scale[index] if isinstance(guidance_scale, tuple) else guidance_scale
