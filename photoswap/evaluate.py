@@ -1,6 +1,7 @@
 """Measure inversion and swap on the drawn world, where the truth is known: python -m photoswap.evaluate
 
-Inversion: how near each method comes back to the source at full guidance, beside what the autoencoder alone loses.
+Inversion: how near each way comes back to the source at full guidance, beside what the autoencoder alone loses; as a
+swap returns it, and sampled from its noise alone, which is where a target sets out.
 Swap: one learnt subject put into several scenes, without any swap of attention, with Prompt-to-Prompt's (A and M), and
 with Photoswap's (phi, M and A); how much of the background each keeps, and how near the subject comes to the truth.
 """
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ from tqdm import tqdm
 from models.images import grid, to_image, to_tensor
 from models.stable_diffusion import StableDiffusion
 from photoswap.demo import METHOD, Outcome, Task, learning, make_task, score, swap_in
-from photoswap.inversion import Method, invert_image, reconstruct
+from photoswap.inversion import invert_image, reconstruct
+from photoswap.inversions import INVERSIONS
 from photoswap.methods import Photoswap
 from photoswap.scores import psnr
 from train.concepts import apply_concept
@@ -29,7 +31,14 @@ from weights.atomic import atomic
 from weights.load import load
 
 GUIDANCE = 7.5  # of the paper: the harder case for an inversion
-INVERSIONS: tuple[Method, ...] = ("ddim", "null-text", "direct")
+
+
+class Returned(NamedTuple):
+    """How near an inversion leads back, PSNR in dB, as a swap returns its source and by its noise alone; seconds."""
+
+    returned: float
+    alone: float
+    seconds: float
 
 
 def methods(base: Photoswap) -> dict[str, Photoswap]:
@@ -43,24 +52,27 @@ def methods(base: Photoswap) -> dict[str, Photoswap]:
 
 def inversions(
     model: StableDiffusion, tasks: Sequence[Task], guidance_scale: float, bar: Callable[..., Any]
-) -> dict[str, tuple[float, float]]:
-    """By method, the mean PSNR in dB of what it leads back to at this guidance, and the mean seconds of inverting.
+) -> dict[str, Returned]:
+    """By way of inverting, the means of what it leads back to at this guidance.
 
     "autoencoder" is the picture encoded and decoded, which none can surpass except by luck.
     """
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[Returned]] = {}
     for task in bar(tasks, desc="inversions"):
         picture = task.source.image
         with torch.no_grad():
             seen = to_image(model.decode(model.encode_image(to_tensor(picture)[None]))[0])
-        found.setdefault("autoencoder", []).append((psnr(seen, picture), 0.0))
+        own = psnr(seen, picture)
+        found.setdefault("autoencoder", []).append(Returned(own, own, 0.0))
         for method in INVERSIONS:
             start = time.perf_counter()
             inversion = invert_image(model, picture, task.prompt, method, guidance_scale=guidance_scale)
             seconds = time.perf_counter() - start
-            again = reconstruct(model, inversion, guidance_scale)
-            found.setdefault(method, []).append((psnr(again, picture), seconds))
-    return {name: (_mean(d for d, _ in rows), _mean(s for _, s in rows)) for name, rows in found.items()}
+            returned, alone = (
+                psnr(reconstruct(model, inversion, guidance_scale, alone=alone), picture) for alone in (False, True)
+            )
+            found.setdefault(method, []).append(Returned(returned, alone, seconds))
+    return {name: Returned(*map(_mean, zip(*rows, strict=True))) for name, rows in found.items()}
 
 
 def swaps(
@@ -85,11 +97,11 @@ def sheet(found: dict[str, list[Outcome]]) -> Image.Image:
     return grid(big, labels, columns=len(found) + 2)
 
 
-def report_inversions(found: dict[str, tuple[float, float]], guidance_scale: float) -> None:
+def report_inversions(found: dict[str, Returned], guidance_scale: float) -> None:
     """Print a table."""
-    print(f"inversion at guidance {guidance_scale:g}   PSNR to the source   seconds")
-    for name, (decibel, seconds) in found.items():
-        print(f"{name:<25} {decibel:>15.1f} dB {seconds:>10.1f}")
+    print(f"inversion at guidance {guidance_scale:g}   PSNR to the source   by its noise alone   seconds")
+    for name, (returned, alone, seconds) in found.items():
+        print(f"{name:<25} {returned:>15.1f} dB {alone:>17.1f} dB {seconds:>9.1f}")
 
 
 def report_swaps(found: dict[str, list[Outcome]]) -> None:

@@ -4,7 +4,7 @@ import pytest
 from tiny_model import tiny_model
 
 from photoswap.demo import make_task
-from photoswap.evaluate import INVERSIONS, inversions, methods, report_inversions, report_swaps, sheet, swaps
+from photoswap.evaluate import inversions, methods, report_inversions, report_swaps, sheet, swaps
 from photoswap.methods import Photoswap
 from train.miniature.samples import sample_prompts, wrapped
 
@@ -22,12 +22,13 @@ def test_the_methods_differ_in_what_is_swapped_alone():
 
 
 def test_direct_inversion_loses_what_the_autoencoder_loses(capsys, monkeypatch):
-    monkeypatch.setattr("photoswap.evaluate.INVERSIONS", ("ddim", "direct"))
+    monkeypatch.setattr("photoswap.evaluate.INVERSIONS", ("ddim", "direct", "negative-prompt"))
     found = inversions(tiny_model(), [make_task(0)], 7.5, silent)
-    assert found["direct"][0] == found["autoencoder"][0]
-    assert "null-text" in INVERSIONS
+    assert found["direct"].returned == found["autoencoder"].returned
+    assert found["direct"].alone == found["ddim"].alone == found["ddim"].returned != found["direct"].returned
+    assert found["negative-prompt"].alone == found["negative-prompt"].returned != found["ddim"].returned
     report_inversions(found, 7.5)
-    assert f"{found['direct'][0]:.1f} dB" in capsys.readouterr().out
+    assert f"{found['direct'].returned:.1f} dB" in capsys.readouterr().out
 
 
 def test_every_kind_of_swap_is_scored_on_every_scene(capsys):

@@ -294,7 +294,7 @@ def test_null_text_is_the_published_optimisation_step_by_step(device, prediction
     model = swap_model(device, prediction)
     for network in networks_of(model).values():
         network.to(torch.float64)
-    ours = inverted(model, "null-text", steps=3)
+    ours = inverted(model, "null-text", steps=2)
     wanted = slow_nulls(model, ours.trajectory, 7.5)
     assert (ours.null_contexts - wanted).abs().max() < 1e-8  # Adam divides by slopes that may be small
     for broken in ({"warm": False}, {"shrinking": False}) if prediction == "v" else ():

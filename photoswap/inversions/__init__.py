@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from . import belm, ddim, direct, edict, negative_prompt, null_text
+from .file import Method
 from .request import Found, Request
 
-INVERSIONS: Mapping[str, Callable[[Request], Found]] = MappingProxyType(
+INVERSIONS: Mapping[Method, Callable[[Request], Found]] = MappingProxyType(
     {
         "direct": direct.invert,
         "null-text": null_text.invert,
