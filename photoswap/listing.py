@@ -21,8 +21,10 @@ def row_calls(method: Method, unet: UNet, schedule: Schedule, size: tuple[int, i
     context = torch.zeros(1, 77, unet.config.context_channels)
     known = noise.expand(method.steps, -1, -1, -1)
     told_nothing = method.source_prompt == ""
-    source = Picture(noise, context, None if told_nothing else context, method.guidance_scale, known, words=(1,))
-    target = Picture(noise, context, context, method.guidance_scale, words=(1,))
+    masks = {"subject": torch.ones(size)}
+    half = None if told_nothing else context
+    source = Picture(noise, context, half, method.guidance_scale, known, words=(1,), masks=masks)
+    target = Picture(noise, context, context, method.guidance_scale, words=(1,), masks=masks)
     run = Run(unet, schedule, schedule.sampling(method.steps), {SOURCE: source, TARGET: target})
     found = phases(run, {TARGET: method}, method.followers(run, TARGET))
     return sum(len(phase.rows) * len(phase.steps) for phase in found)

@@ -23,9 +23,10 @@ def moments(unet, method):
     noise, context = torch.zeros(1, 4, 8, 8), torch.zeros(1, 77, unet.config.context_channels)
     known = noise.expand(method.steps, -1, -1, -1)
     told_nothing = method.source_prompt == ""
+    masks = {"subject": torch.ones(8, 8)}
     same = align([1, 2], [1, 2])
-    source = Picture(noise, context, None if told_nothing else context, known=known, words=(1,))
-    target = Picture(noise, context, context, words=(1,), alignments={"tokens": same, "refine": same})
+    source = Picture(noise, context, None if told_nothing else context, known=known, words=(1,), masks=masks)
+    target = Picture(noise, context, context, words=(1,), alignments={"tokens": same, "refine": same}, masks=masks)
     return side_by_side(unet, Schedule(), {"source": source, "target": target}, method)
 
 
