@@ -141,7 +141,13 @@ def as_table(found: Sequence[tuple[Steps, Injection]]) -> str:
     """The timeline as text, a line for each: steps, quantity, from whom to whom, halves, sites."""
     lines = [("steps", "what", "from", "into", "halves", "sites")]
     for (first, last), injection in found:
-        what = " ".join(filter(None, [injection.quantity, injection.alignment and f"by {injection.alignment}"]))
+        what = " ".join(
+            [injection.quantity]
+            + [f"by {injection.alignment}"] * (injection.alignment is not None)
+            + ["joined"] * injection.joined
+            + [f"within {injection.within}"] * (injection.within is not None)
+            + [f"where {injection.where}"] * (injection.where is not None)
+        )
         halves = " and ".join(injection.halves)
         lines.append(
             (f"{first}-{last}", what, injection.origin, injection.into, halves, _summed_up(injection.addresses))

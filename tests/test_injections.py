@@ -31,6 +31,15 @@ def test_photoswap_as_a_table(sites):
     ]
 
 
+def test_a_table_says_from_which_places_and_into_which(sites):
+    injections = [Injection("keys and values", within="left", where="~left"), Injection("keys and values", joined=True)]
+    lines = as_table(timeline(lambda step: injections, 2, sites, (64, 64))).splitlines()
+    assert [line.split("  ")[2].strip() for line in lines[1:]] == [
+        "keys and values within left where ~left",
+        "keys and values joined",
+    ]
+
+
 def test_the_official_M_leaves_out_the_outermost_sites_at_512_px(sites):
     found = {i.quantity: len(i.addresses) for _, i in timeline(official().injections, 50, sites, (64, 64))}
     assert found == {"phi": 16, "M": 11, "A": 16}
