@@ -94,10 +94,15 @@ def latent_mask(mask: Image.Image, size: tuple[int, int], factor: int = 8) -> Te
     return found
 
 
-def _binary(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """White from mid-grey up, black below."""
+def check_mask(mask: Image.Image, size: tuple[int, int]) -> None:
+    """Raise ValueError unless the mask has the source's size."""
     if mask.size != size:
         raise ValueError(f"the mask is {mask.size[0]} x {mask.size[1]} pixels, the source {size[0]} x {size[1]}")
+
+
+def _binary(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """White from mid-grey up, black below."""
+    check_mask(mask, size)
     return as_mask(mask).point([0] * 128 + [255] * 128)
 
 

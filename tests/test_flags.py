@@ -44,6 +44,9 @@ SWAP = {
     **{"--prompt": ["my dog"], "--subject": ["photo"], "--target": ["fox"], "--target-prompt": ["my cat"]},
     **{
         "--mask": ["mask.png"],
+        "--mask-word": ["dog"],
+        "--crop": [],
+        "--adain": [],
         "--inversion": ["ddim"],
         "--method": ["cake"],
         "--set": ["phi=4"],
@@ -56,6 +59,8 @@ MASK = {
     **{**COMMON, **DTYPE, "--out": ["other.png"]},
     **{"--word": ["photo"], "--prompt": ["my dog"], "--scale": ["2"], "--size": ["64"]},
 }
+AS_MANY = "want as many"  # subjects as targets, concepts and masks
+SWAP_REFUSED = {"--subject": AS_MANY, "--target": AS_MANY, "--adain": "goes by a mask"}
 LEARN = {
     **{**COMMON, **DTYPE},
     **{"--class": ["dog"], "--token": ["xyz"], "--steps": ["3"], "--batch": ["2"], "--accumulate": ["2"]},
@@ -96,32 +101,50 @@ CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
     "swap in a picture": (
         OF_PICTURE,
         SWAP,
-        {"--seed": NOTHING, "--fractions": "fractions belong to the preset"},
+        {**SWAP_REFUSED, "--seed": NOTHING, "--fractions": "fractions belong to the preset"},
     ),
     "swap in an inversion": (
         ["swap", "in.safetensors", "--subject", "dog", "--target", "cat", "--out", "out"],
-        SWAP,
-        {"--seed": NOTHING, "--inversion": NOTHING, "--fractions": "fractions belong to the preset"},
+        {**SWAP, "--mask": ["large.png"]},
+        {
+            **SWAP_REFUSED,
+            "--crop": "wants a picture",
+            "--seed": NOTHING,
+            "--inversion": NOTHING,
+            "--fractions": "fractions belong to the preset",
+        },
     ),
     "swap in what is drawn": (
         ["swap", "--prompt", "a photo of a dog", "--subject", "dog", "--target", "cat", "--out", "out"],
-        SWAP,
-        {"--inversion": NOTHING, "--fractions": "fractions belong to the preset"},
+        {**SWAP, "--mask": ["large.png"]},
+        {
+            **SWAP_REFUSED,
+            "--crop": "wants a picture",
+            "--inversion": NOTHING,
+            "--fractions": "fractions belong to the preset",
+        },
     ),
     "swap as the released code": (
         [*OF_PICTURE, "--preset", "official"],
         {**SWAP, "--preset": ["paper"], "--fractions": ["0.4", "0.2", "0.5"]},
-        {"--seed": NOTHING},
+        {**SWAP_REFUSED, "--seed": NOTHING},
     ),
     "swap by fractions": (
         [*OF_PICTURE, "--preset", "official", "--fractions", "0.4", "0.2", "0.5"],
         {**SWAP, "--preset": ["paper"]},
-        {"--seed": NOTHING, "--phi": NOTHING, "--M": NOTHING, "--A": NOTHING, "--preset": "fractions belong"},
+        {
+            **SWAP_REFUSED,
+            "--seed": NOTHING,
+            "--phi": NOTHING,
+            "--M": NOTHING,
+            "--A": NOTHING,
+            "--preset": "fractions belong",
+        },
     ),
     "swap without A": (
         [*OF_PICTURE, "--A", "0"],
         SWAP,
-        {"--seed": NOTHING, "--align": NOTHING, "--fractions": NOTHING},
+        {**SWAP_REFUSED, "--seed": NOTHING, "--align": NOTHING, "--fractions": NOTHING},
     ),
     "learn": (["learn", "refs", "--class", "cat", "--out", "out"], LEARN, {}),
     "learn without the class": (
@@ -179,7 +202,8 @@ def inversion(model):
 def noted(model, inversion, monkeypatch):
     """What was called, with what; nothing is computed."""
     calls: list[str] = []
-    picture = paint((64, 64), 0)
+    picture, mask = paint((64, 64), 0), Image.new("L", (64, 64))
+    mask.paste(255, (2, 2, 60, 60))
     swapped = SwapResult(picture, picture, picture, torch.zeros(1), torch.zeros(1), {}, {})
     answers = {
         "weights.load.load": model,
@@ -189,6 +213,7 @@ def noted(model, inversion, monkeypatch):
         "photoswap.inversion.reconstruct": picture,
         "photoswap.pipeline.swap": swapped,
         "photoswap.masks.find_subject": Found(picture.convert("L"), (0, 0, 64, 64), torch.zeros(64, 64)),
+        "photoswap.masks.find_subjects": [Found(mask, (20, 20, 40, 40), torch.zeros(64, 64))],
         "photoswap.demo.run": None,
         "train.dreambooth.learn": None,
         "train.concepts.apply_in_place": None,
@@ -258,6 +283,7 @@ def lay_out(home, inversion, outputs):
     for name in ("refs/a.png", "in.png"):
         paint((64, 64), 1).save(home / name)
     Image.new("L", (64, 64), 255).save(home / "mask.png")
+    Image.new("L", (128, 128), 255).save(home / "large.png")
     inversion.save(home / "in.safetensors")
     for name in outputs:
         (home / name).parent.mkdir(exist_ok=True)

@@ -138,8 +138,8 @@ def test_an_inversion_of_another_model(tiny, tmp_path, capsys):
 
 def test_a_prompt_without_the_subject(tiny, pictures, tmp_path, capsys):
     source = pictures / "source.png"
-    told = refused(capsys, *swap_arguments(source, tiny, tmp_path / "out", "--subject", "horse"))
-    assert 'lacks the word "horse"' in told
+    line = ["swap", source, "--prompt", PROMPT, "--subject", "horse", "--target", "cat", *tiny]
+    assert 'lacks the word "horse"' in refused(capsys, *line, "--out", tmp_path / "out")
     told = refused(capsys, *swap_arguments(source, tiny, tmp_path / "out", "--target-prompt", "a photo of a fox"))
     assert 'lacks the subject\'s word "cat"' in told
     assert files(tmp_path) == []

@@ -69,8 +69,8 @@ def add_what_it_is(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """The flags of every command that samples."""
+def add_sampling(parser: argparse.ArgumentParser, concepts: bool = False) -> None:
+    """The flags of every command that samples. concepts: whether there may be several."""
     group = parser.add_argument_group("sampling")
     group.add_argument(
         "--steps", type=types.whole(1, types.STEPS), metavar="N", help=f"of the sampler (default: {STEPS})"
@@ -87,7 +87,13 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         metavar="WxH",
         help="pixels to work at, 768 or 768x512 (default: by model and picture)",
     )
-    group.add_argument("--concept", type=types.path, metavar="FILE", help="concept.safetensors from `photoswap learn`")
+    group.add_argument(
+        "--concept",
+        type=types.path,
+        action="append" if concepts else "store",
+        metavar="FILE",
+        help="concept.safetensors from `photoswap learn`",
+    )
 
 
 def load_model(

@@ -17,10 +17,19 @@ blend (README.md; its inversion is --inversion null-text). --method names
 another method; `photoswap methods` lists them with their settings, which --set
 changes.
 
+With --mask, or --mask-word, which finds the mask, nothing changes outside it;
+--crop works on an enlarged crop around the subject and puts it back; --adain
+gives the subject the source's light. Several subjects of one picture are
+swapped one after another, each in a mask: repeat --subject and --concept, or
+--target, in the same order.
+
 examples:
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --concept my-cat/concept.safetensors
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --target "red fox" --mask dog-mask.png
   photoswap swap inversion.safetensors --subject dog --concept my-cat/concept.safetensors --blend
+  photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --target "red fox" --mask-word dog --crop
+  photoswap swap two.jpg --prompt "a photo of a dog and a cat" --subject dog --concept my-dog/concept.safetensors \\
+    --subject cat --concept my-cat/concept.safetensors
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --concept my-dog/concept.safetensors \\
     --preset official --inversion null-text
 """
@@ -31,6 +40,8 @@ import platform
 import sys
 import time
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +68,8 @@ if TYPE_CHECKING:
     from photoswap.inversion import Inversion
     from photoswap.method import Method
     from photoswap.pipeline import SwapResult
+    from photoswap.sizes import Box
+    from photoswap.turns import Turn
     from train.concepts import Concept
 
 INVERSION = ".safetensors"
@@ -70,16 +83,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompt", type=types.words, help="what is in the picture (an inversion knows its own)")
     parser.add_argument(
-        "--subject", type=types.words, required=True, metavar="WORDS", help="what in the prompt is to be swapped: dog"
+        "--subject",
+        type=types.words,
+        action="append",
+        required=True,
+        metavar="WORDS",
+        help="what in the prompt is to be swapped: dog; repeated for several, as are --target, --concept and --mask",
     )
     parser.add_argument(
-        "--target", type=types.words, metavar="WORDS", help="what takes its place (default: the concept's subject)"
+        "--target",
+        type=types.words,
+        action="append",
+        metavar="WORDS",
+        help="what takes its place (default: the concept's subject)",
     )
     parser.add_argument(
         "--target-prompt", type=types.words, metavar="PROMPT", help="(default: --prompt, with --target for --subject)"
     )
     parser.add_argument(
-        "--mask", type=types.path, metavar="FILE", help="a picture of the source's size, white where it may change"
+        "--mask",
+        type=types.path,
+        action="append",
+        metavar="FILE",
+        help="a picture of the source's size, white where it may change (default for several subjects: by their words)",
+    )
+    parser.add_argument(
+        "--mask-word", type=types.words, metavar="WORDS", help="find the mask as `photoswap mask` does: where that is"
+    )
+    parser.add_argument(
+        "--crop", action="store_true", help="work on an enlarged crop around the mask, or the subject, and put it back"
+    )
+    parser.add_argument(
+        "--adain", action="store_true", help="inside the mask, give the latents the source's mean and deviation"
     )
     add_inversion(parser)
     group = parser.add_argument_group("the swap")
@@ -133,18 +168,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the source wherever attention to the subject is below this share of its maximum (default: off, "
         "in official on; 0.3)",
     )
-    add_sampling(parser)
+    add_sampling(parser, concepts=True)
     add_common(parser, "photoswap-result", "the folder for result.png, grid.png and swap.json")
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Source and target prompt, and the words of the subject in each."""
-
-    source: str
-    target: str
-    source_word: str
-    target_word: str
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -153,41 +178,83 @@ def run(arguments: argparse.Namespace) -> None:
     from models.images import load_image, load_mask
     from photoswap.inversion import Inversion
     from photoswap.methods import Photoswap
-    from photoswap.pipeline import swap
     from train.concepts import load_concept
 
     given = arguments.source
     inversion = Inversion.load(given) if given and given.suffix == INVERSION else None
     picture = load_image(given) if given and inversion is None else None
-    mask = load_mask(arguments.mask) if arguments.mask else None
+    given_masks = [load_mask(mask) for mask in arguments.mask or ()]
     method = make_method(arguments, inversion, GUIDANCE)
+    check_masked(arguments, method)
     if arguments.M and isinstance(method, Photoswap) and method.phi >= method.M:
         warnings.warn(f"--M {method.M} changes nothing: phi, {method.phi} steps long, carries M with it", stacklevel=1)
-    concept = load_concept(arguments.concept) if arguments.concept else None
-    prompts = make_prompts(arguments, inversion, concept)
-    start = time.perf_counter()
-    model = load_model(arguments, concept=concept)
-    timings = {"load": time.perf_counter() - start}
-    check_words(model, prompts)
+    concepts = [load_concept(concept) for concept in arguments.concept or ()]
+    every = make_turns(arguments, inversion, concepts)
+    clock = {"load": 0.0, "invert": 0.0}
+    with timed(clock, "load"):
+        model = load_model(arguments, concept=concepts[0] if concepts else None)
+    check_words(model, every)
     method = make_method(arguments, inversion, guidance_for(model, arguments.guidance))
-    start = time.perf_counter()
-    inversion = inversion or invert(model, picture, prompts.source, method, arguments)
-    timings["invert"] = time.perf_counter() - start
+    if picture is None:
+        with timed(clock, "invert"):
+            inversion = inversion or invert(model, None, every[0].source, method, arguments)
+        picture = seen(model, inversion)
+    masks, boxes = find_masks(arguments, model, picture, every, given_masks)
+    done: list[Swapped] = []
+    for i, turn in enumerate(every):
+        if i and concepts:
+            del model  # so that there is room for the next
+            with timed(clock, "load"):
+                model = load_model(arguments, concept=concepts[i])
+        before = done[-1].picture if done else picture
+        with timed(clock, "invert"):
+            ready = None if i else inversion
+            ready = ready or invert(model, before.crop(boxes[i]), turn.source, method, arguments)
+        done.append(swap_one(arguments, model, ready, turn, method, before, masks[i], boxes[i]))
+    seed = seed_for(arguments.seed) if method.draws else done[0].inversion.seed
+    write(arguments, done, clock, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Swapped:
+    """One swap: what it started from, what came out, where, and the complete picture behind it."""
+
+    inversion: "Inversion"
+    result: "SwapResult"
+    box: "Box"
+    picture: "Image.Image"
+
+
+def swap_one(
+    arguments: argparse.Namespace,
+    model: "StableDiffusion",
+    inversion: "Inversion",
+    turn: "Turn",
+    method: "Method",
+    picture: "Image.Image",
+    mask: "Image.Image | None",
+    box: "Box",
+) -> Swapped:
+    """Swap one subject in a box of the picture. mask: of the picture's size."""
+    from photoswap.crop import put_back
+    from photoswap.pipeline import swap
+
     result = swap(
         model,
         inversion,
-        prompts.target,
+        turn.target,
         method,
-        source_prompt=prompts.source,
-        source_word=prompts.source_word,
-        target_word=prompts.target_word,
-        mask=mask,
+        source_prompt=turn.source,
+        source_word=turn.source_word,
+        target_word=turn.target_word,
+        mask=mask and mask.crop(box),
+        adain=arguments.adain,
         size=arguments.size,
         seed=seed_for(arguments.seed),
         progress=not arguments.quiet,
     )
-    seed = seed_for(arguments.seed) if method.draws else inversion.seed
-    write(arguments, inversion, result, timings | result.timings, seed)
+    complete = put_back(result.result, picture, box) if arguments.crop else result.result
+    return Swapped(inversion, result, box, complete)
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -200,8 +267,23 @@ def check(arguments: argparse.Namespace) -> None:
         refuse(arguments, "with --A 0, which swaps no A", "align")
     if arguments.fractions is not None:
         refuse(arguments, "beside --fractions, which says the same", "phi", "M", "A")
+    for name in ("target", "concept", "mask"):
+        given = len(getattr(arguments, name) or ())
+        if given not in (0, len(arguments.subject)):
+            raise ValueError(
+                f"there are {len(arguments.subject)} --subject and {given} --{name}; want as many, or none"
+            )
+    if len(arguments.subject) > 1:
+        refuse(arguments, "for several subjects, whose prompts follow from their words", "target_prompt")
+        refuse(arguments, "for several subjects, each found by its own word", "mask_word")
+    if arguments.mask:
+        refuse(arguments, "beside --mask, which says the same", "mask_word")
+    if arguments.crop and (arguments.source is None or arguments.source.suffix == INVERSION):
+        raise ValueError(
+            "--crop wants a picture: what is drawn or inverted already is worked on as it is; leave it out"
+        )
     check_folder(arguments.out)
-    read = [arguments.source, arguments.mask, arguments.model, arguments.config, arguments.concept]
+    read = [arguments.source, *(arguments.mask or ()), arguments.model, arguments.config, *(arguments.concept or ())]
     check_free([arguments.out / name for name in (RESULT, GRID, RECORD)], read, arguments.overwrite)
 
 
@@ -231,26 +313,83 @@ def make_method(arguments: argparse.Namespace, inversion: "Inversion | None", gu
     return official(steps, **shares, **given) if official_wanted else kind.scaled(steps, **given)
 
 
-def make_prompts(arguments: argparse.Namespace, inversion: "Inversion | None", concept: "Concept | None") -> Prompts:
-    """Both prompts. Raises ValueError when one is missing, or lacks its subject."""
-    from photoswap.tokens import replace_word
+def check_masked(arguments: argparse.Namespace, method: "Method") -> None:
+    """Raise ValueError where something goes by a mask and there is none."""
+    masked = arguments.mask or arguments.mask_word or len(arguments.subject) > 1
+    for what, wanted in (("--adain", arguments.adain), (f"--method {arguments.method}", method.keeps_outside)):
+        if wanted and not masked:
+            raise ValueError(f"{what} goes by a mask of the subject: give --mask FILE, or --mask-word to have it found")
 
-    source = arguments.prompt or (inversion.prompt if inversion else None)
-    if not source:
+
+def make_turns(
+    arguments: argparse.Namespace, inversion: "Inversion | None", concepts: "Sequence[Concept]"
+) -> "list[Turn]":
+    """The prompts of every swap. Raises ValueError when one is missing, or lacks its subject."""
+    from photoswap.turns import Subject, Turn, turns
+
+    prompt = arguments.prompt or (inversion.prompt if inversion else None)
+    if not prompt:
         raise ValueError('say with --prompt what is in the picture: --prompt "a photo of a dog on grass"')
-    target_word = arguments.target or (concept.subject if concept else None)
-    if not target_word:
+    if not arguments.target and not concepts:
         raise ValueError("say with --concept or --target what takes the subject's place")
-    target = arguments.target_prompt or replace_word(source, arguments.subject, target_word)
-    return Prompts(source, target, arguments.subject, target_word)
+    targets = arguments.target or [concept.subject for concept in concepts]
+    plain = [concept.class_word for concept in concepts] or targets
+    if arguments.target_prompt:
+        return [Turn(prompt, arguments.target_prompt, arguments.subject[0], targets[0])]
+    return turns(prompt, [Subject(*one) for one in zip(arguments.subject, targets, plain, strict=True)])
 
 
-def check_words(model: "StableDiffusion", prompts: Prompts) -> None:
+def check_words(model: "StableDiffusion", turns: "Sequence[Turn]") -> None:
     """Raise ValueError, before the inversion, when a prompt lacks its subject."""
     from photoswap.tokens import subject_tokens
 
-    subject_tokens(model.tokenizer, prompts.source, prompts.source_word)
-    subject_tokens(model.tokenizer, prompts.target, prompts.target_word)
+    for turn in turns:
+        subject_tokens(model.tokenizer, turn.source, turn.source_word)
+        subject_tokens(model.tokenizer, turn.target, turn.target_word)
+
+
+def seen(model: "StableDiffusion", inversion: "Inversion") -> "Image.Image":
+    """The picture of an inversion."""
+    from photoswap.pipeline import decoded
+
+    return inversion.source or decoded(model, inversion.trajectory[:1].to(model.device))
+
+
+def find_masks(
+    arguments: argparse.Namespace,
+    model: "StableDiffusion",
+    picture: "Image.Image",
+    turns: "Sequence[Turn]",
+    masks: "list[Image.Image]",
+) -> "tuple[list[Image.Image | None], list[Box]]":
+    """The mask of every swap, None for one without, and the box of the picture to work on.
+
+    Words are looked for by the first model, in the picture before any swap, so that masks of several keep apart.
+    """
+    from photoswap.crop import crop_around
+    from photoswap.masks import box_of, find_subjects
+    from photoswap.sizes import check_mask
+
+    for mask in masks:
+        check_mask(mask, picture.size)
+    whole = (0, 0, *picture.size)
+    masked = bool(masks or arguments.mask_word or len(turns) > 1)
+    if not masks and (masked or arguments.crop):
+        words = [arguments.mask_word or turns[0].source_word, *(turn.source_word for turn in turns[1:])]
+        found = find_subjects(model, picture, turns[0].source, words, progress=not arguments.quiet)
+        masks = [one.mask for one in found]
+    if not arguments.crop:
+        return [*masks] if masked else [None], [whole] * len(turns)
+    boxes = [crop_around(box_of(mask), picture.size) for mask in masks]
+    return [*masks] if masked else [None], boxes
+
+
+@contextmanager
+def timed(clock: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the seconds of what is done within to those of a stage."""
+    start = time.perf_counter()
+    yield
+    clock[stage] = clock.get(stage, 0.0) + time.perf_counter() - start
 
 
 def invert(
@@ -269,18 +408,12 @@ def invert(
     return invert_image(model, picture, prompt, inversion_for(arguments.inversion), *settings)
 
 
-def write(
-    arguments: argparse.Namespace,
-    inversion: "Inversion",
-    result: "SwapResult",
-    timings: dict[str, float],
-    seed: int | None,
-) -> None:
+def write(arguments: argparse.Namespace, done: "Sequence[Swapped]", clock: dict[str, float], seed: int | None) -> None:
     """Put the three files into --out, and say so."""
-    record = make_record(arguments, result, timings, seed)
+    record = make_record(arguments, done, clock, seed)
     files: dict[str, Any] = {
-        RESULT: result.result,
-        GRID: make_grid(inversion, result),
+        RESULT: done[-1].picture,
+        GRID: make_grid(done),
         RECORD: json.dumps(record, indent=2) + "\n",
     }
     write_together({arguments.out / name: content for name, content in files.items()})
@@ -288,32 +421,46 @@ def write(
         say(arguments.out / name)
 
 
-def make_grid(inversion: "Inversion", result: "SwapResult") -> "Image.Image":
-    """Source, reconstruction and swap side by side, at the size worked on."""
+def make_grid(done: "Sequence[Swapped]") -> "Image.Image":
+    """Source, reconstruction and swap side by side, at the size worked on; a row for each swap."""
     from models.images import grid
     from photoswap.sizes import take
 
-    side = result.target.size
-    source = take(inversion.source, side) if inversion.source else result.reconstruction
-    return grid([source, result.reconstruction, take(result.result, side)], ["source", "reconstruction", "swap"])
+    pictures = []
+    for one in done:
+        side = one.result.target.size
+        source = take(one.inversion.source, side) if one.inversion.source else one.result.reconstruction
+        pictures += [source, one.result.reconstruction, take(one.result.result, side)]
+    return grid(pictures, ["source", "reconstruction", "swap"] * len(done), columns=3)
 
 
 def make_record(
-    arguments: argparse.Namespace, result: "SwapResult", timings: dict[str, float], seed: int | None
+    arguments: argparse.Namespace, done: "Sequence[Swapped]", clock: dict[str, float], seed: int | None
 ) -> dict[str, Any]:
-    """Every setting, timing and seed (of noise that was drawn): enough to repeat the swap."""
+    """Every setting, timing and seed (of noise that was drawn): enough to repeat the swap.
+
+    Settings are of the first swap; where there are several, "swaps" has those of each.
+    """
     import torch
 
     flags = {name: _plain(value) for name, value in vars(arguments).items() if name not in ("run", "command")}
+    settings = [{**one.result.settings, "box": list(one.box) if arguments.crop else None} for one in done]
+    seconds = dict(clock)
+    for one in done:
+        for stage, spent in one.result.timings.items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
     return {
         "command": arguments.command,
         "arguments": flags,
         "seed": seed,
-        "settings": {"preset": arguments.preset or "paper", **result.settings},
-        "seconds": {stage: round(seconds, 3) for stage, seconds in timings.items()},
+        "settings": {"preset": arguments.preset or "paper", **settings[0]},
+        **({"swaps": settings} if len(done) > 1 else {}),
+        "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "platform": sys.platform},
     }
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
     return str(value) if isinstance(value, Path) else value
