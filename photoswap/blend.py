@@ -6,8 +6,9 @@ subject's words have been strong so far, in source or target, the target keeps i
 outright.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -89,16 +90,21 @@ class LocalBlend(Follower):
 
 @dataclass(frozen=True, eq=False)
 class Inside(Follower):
-    """Keeps the source's latents outside a mask, (1 1 h w) bool. steps: the first ones, None for all."""
+    """Keeps the source's latents outside a mask, (1 1 h w) bool, or one made when first wanted, for all or `steps`."""
 
-    mask: Tensor
+    mask: Tensor | Callable[[], Tensor]
     target: str = TARGET
     steps: int | None = None
+
+    @cached_property
+    def places(self) -> Tensor:
+        """The mask itself."""
+        return self.mask if isinstance(self.mask, Tensor) else self.mask()
 
     def after(self, latents: Latents, step: Step) -> Latents:
         if self.steps is not None and step.index >= self.steps:
             return latents
-        return {self.target: keep_source(latents[SOURCE], latents[self.target], self.mask)}
+        return {self.target: keep_source(latents[SOURCE], latents[self.target], self.places)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -91,7 +91,8 @@ class _Batch:
                 new = self._terms(site, injection, o, i)
                 mask = injection.where and self._mask(self.rows[i].picture, injection.where, site)
                 if isinstance(mask, Tensor):
-                    new = _shared_out(new, mask) + _shared_out(terms[i], 1 - mask)
+                    shares = _shared_out(new, mask) + _shared_out(terms[i], 1 - mask)
+                    new = [term for term in shares if term.where is not None and term.where.any()]
                 terms[i] = new
         if all(terms[i] is own[i] for i in own):
             return None
@@ -106,11 +107,10 @@ class _Batch:
     def _terms(self, site: Site, injection: Injection, o: int, i: int) -> list[Term]:
         match injection.quantity:
             case "phi" | "psi":
-                return [Term(o, (o,), (o,))]
+                return [Term(o, (o,), (o,), self._within(site, injection, o))]
             case "keys and values":
                 parts = (i, o) if injection.joined else (o,)
-                name = injection.within
-                return [Term(i, parts, parts, name and self._places(self.rows[o].picture, name, site))]  # type: ignore[arg-type]
+                return [Term(i, parts, parts, self._within(site, injection, o))]
             case "A" if injection.alignment is not None:
                 taken, own = self._alignment(self.rows[i].picture, injection.alignment)
                 return [Term(o, (o,), (i,), values=taken), Term(i, (i,), (i,), values=own)]
@@ -148,13 +148,17 @@ class _Batch:
             self.shared[key] = (1 - small if name != bare else small).reshape(-1, 1)
         return self.shared[key]
 
-    def _places(self, picture: str, name: str, site: Site) -> Tensor:
-        """The places inside a mask, all of them where it is empty at this site."""
-        key = (picture, name, site.scale, "places")
+    def _within(self, site: Site, injection: Injection, origin: int) -> Tensor | None:
+        """The places looked at, None for all: the origin's inside its mask, all of its where that is empty here."""
+        if injection.within is None:
+            return None
+        picture = self.rows[origin].picture
+        key = (picture, injection.within, site.scale, injection.joined)
         if key not in self.shared:
-            inside = self._mask(picture, name, site)[:, 0].nonzero()[:, 0]
-            every = torch.arange(self._mask(picture, name, site).shape[0], device=self._device)
-            self.shared[key] = inside if len(inside) else every
+            inside = self._mask(picture, injection.within, site)[:, 0]
+            every = torch.arange(len(inside), device=self._device)
+            places = inside.nonzero()[:, 0] if inside.any() else every
+            self.shared[key] = torch.cat([every, len(every) + places]) if injection.joined else places
         return self.shared[key]
 
 

@@ -18,7 +18,7 @@ Quantity: TypeAlias = Literal["phi", "psi", "M", "A", "keys and values", "querie
 Steps: TypeAlias = tuple[int, int]  # the first and the last
 BOTH: tuple[Half, ...] = ("uncond", "cond")
 COND: tuple[Half, ...] = ("cond",)
-SOURCE, TARGET = "source", "target"  # the pictures that methods speak of
+SOURCE, TARGET, REFERENCE = "source", "target", "reference"  # the pictures that methods speak of
 KINDS = {"psi": "cross", "A": "cross", "features": "features"}  # of the sites; all else is of self-attention
 
 
@@ -47,9 +47,9 @@ class Injection:
     or their addresses, or their numbers among the kind's in execution order. halves: of guidance. origin, into: names
     of pictures. alignment: for A, the name of one of the target's alignments; None takes it column for column.
     max_queries: only where there are at most so many. joined: for keys and values, beside the target's own instead of
-    in their place. within: for keys and values, the origin's places to look at, the name of one of its masks. where:
-    the target's places that take it, the name of one of its masks; elsewhere the row goes on as it would without. A
-    mask's name behind a "~" is all outside it. Raises ValueError for a combination that means nothing.
+    in their place. within: for phi and for keys and values, the origin's places looked at, the name of one of its
+    masks. where: the target's places that take it, the name of one of its masks; elsewhere the row goes on as it would
+    without. A mask's name behind a "~" is all outside it. Raises ValueError for a combination that means nothing.
     """
 
     quantity: Quantity
@@ -68,8 +68,10 @@ class Injection:
             raise ValueError(f"no quantity {self.quantity!r}; want one of {', '.join(get_args(Quantity))}")
         if self.alignment is not None and self.quantity != "A":
             raise ValueError(f"{self.quantity} has no tokens to align; an alignment belongs to A")
-        if (self.joined or self.within is not None) and self.quantity != "keys and values":
-            raise ValueError(f"{self.quantity} cannot be joined or taken from within a mask; keys and values can")
+        if self.joined and self.quantity != "keys and values":
+            raise ValueError(f"{self.quantity} cannot be joined; keys and values can")
+        if self.within is not None and self.quantity not in ("phi", "keys and values"):
+            raise ValueError(f"{self.quantity} cannot be taken from within a mask; phi, keys and values can")
         if self.where is not None and self.quantity == "features":
             raise ValueError("features are injected everywhere; leave out `where`")
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from models.hooks import Hooks, Site
 from models.tokenizer import Tokenizer
 from models.unet import UNet
-from photoswap.injections import Injection, Row
+from photoswap.injections import SOURCE, Injection, Row
 from photoswap.pictures import Guidance, Picture
 from photoswap.tokens import Alignment
-from samplers import Schedule, Step
+from samplers import Eps, Schedule, Step, guided_eps
 
 Latents: TypeAlias = Mapping[str, Tensor]  # (1 4 h w) by the picture's name
 Update: TypeAlias = Callable[[Latents, Latents, Step], Latents]
@@ -37,6 +37,35 @@ class Run:
         drawn = torch.randn(size, generator=self.generator, device=self.generator.device, dtype=torch.float32)
         return drawn.to(like.device, like.dtype)
 
+    def clean(self) -> Tensor:
+        """The source's own latents, (1 4 h w). Raises ValueError where they were not given."""
+        clean = self.pictures[SOURCE].clean if SOURCE in self.pictures else None
+        if clean is None:
+            raise ValueError("this method starts from the source's own latents: give them as `clean`")
+        return clean
+
+    def noised(self, alpha: float) -> Tensor:
+        """The source's own latents carried to the noise level alpha (alpha_bar) with noise drawn anew, (1 4 h w)."""
+        clean = self.clean()
+        return alpha**0.5 * clean + (1 - alpha) ** 0.5 * self.draw(clean.shape)
+
+    def eps(self, name: str) -> Eps:
+        """The guided noise estimate under one picture's prompts, of any latents, (b 4 h w); nothing is injected."""
+        picture = self.pictures[name]
+        return guided_eps(
+            self.unet,
+            self.schedule,
+            lambda step: picture.context_at("uncond", step.index),
+            picture.context,
+            lambda step: picture.guidance(step.index),
+        )
+
+    def mask(self, name: str) -> Tensor:
+        """Where a picture's subject is, (1 1 h w) bool. Raises ValueError where nobody said."""
+        if "subject" not in self.pictures[name].masks:
+            raise ValueError(f"this method wants a mask of the {name}'s subject: give one")
+        return self.pictures[name].masks["subject"][None, None].bool()
+
 
 class Follower:
     """What watches a run and changes the latents behind its steps; made anew for each run, so it may remember."""
@@ -59,17 +88,22 @@ class Method:
     """The settings that all methods have. Everything below does nothing unless a method says otherwise.
 
     steps: of the sampler. guidance_scale: one number, or one for each step. negative_prompt: what guidance leads away
-    from. source_prompt: what the source is told, None for its own prompt; told nothing it is one row. Raises ValueError
-    for values that make no method.
+    from. source_prompt: what the source is told, None for its own prompt; told nothing it is one row.
+    source_guidance_scale: of the source's own estimate, None for the same. Raises ValueError for values that make no
+    method.
     """
 
     counts: ClassVar[tuple[str, ...]] = ()  # fields that count steps, 0..steps, and scale with them
     draws: ClassVar[bool] = False  # whether it draws noise, so that a seed means something to it
     keeps_outside: ClassVar[bool] = False  # whether it says itself how long a mask's outside is the source's
+    inverts: ClassVar[bool] = True  # whether it wants the source's inversion, not its own latents alone
+    moves_source: ClassVar[bool] = False  # whether the source goes by its update, whatever is known of it
+    wants: ClassVar[tuple[str, ...]] = ()  # "mask", of the subject; "reference", a picture of another, with its mask
     steps: int = 50
     guidance_scale: Guidance = 7.5
     negative_prompt: str = ""
     source_prompt: str | None = None
+    source_guidance_scale: Guidance | None = None
 
     def __post_init__(self) -> None:
         if not is_count(self.steps) or self.steps < 1:
@@ -78,10 +112,10 @@ class Method:
             count = getattr(self, name)
             if not is_count(count) or not 0 <= count <= self.steps:
                 raise ValueError(f"{name} is {count}; want a whole number of steps, 0..{self.steps}")
-        if isinstance(self.guidance_scale, Sequence) and len(self.guidance_scale) != self.steps:
-            raise ValueError(
-                f"guidance_scale has {len(self.guidance_scale)} values for {self.steps} steps; want as many"
-            )
+        for name in ("guidance_scale", "source_guidance_scale"):
+            scale = getattr(self, name)
+            if isinstance(scale, Sequence) and len(scale) != self.steps:
+                raise ValueError(f"{name} has {len(scale)} values for {self.steps} steps; want as many")
 
     @classmethod
     def scaled(cls, steps: int, **changes: Any) -> Self:
@@ -91,6 +125,16 @@ class Method:
         counts = {name: round(getattr(usual, name) * complete / usual.steps) for name in cls.counts}
         return cls(**{"steps": steps, **counts, **changes})
 
+    @property
+    def first(self) -> int:
+        """The first step it takes; those before it are left out."""
+        return 0
+
+    @property
+    def rows_before(self) -> int:
+        """Rows of the network it computes before its first step."""
+        return 0
+
     def injections(self, step: int) -> Iterable[Injection]:
         """What goes from whom to whom in a step, 0 the noisiest."""
         return ()
@@ -99,9 +143,9 @@ class Method:
         """By the name that its injections use, how the tokens of two prompts answer to each other."""
         return {}
 
-    def start(self, run: Run, target: str) -> tuple[int, Tensor]:
-        """The first step and the target's latents before it, (1 4 h w)."""
-        return 0, run.pictures[target].noise
+    def start(self, run: Run, target: str) -> Latents:
+        """The latents before the first step of the pictures it moves."""
+        return {target: run.pictures[target].noise}
 
     def followers(self, run: Run, target: str) -> Sequence[Follower]:
         """What watches the run and changes latents behind steps."""
@@ -115,6 +159,11 @@ class Method:
 def is_count(value: object) -> bool:
     """Whether it is a whole number, which True is not."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def share_of(steps: int, share: float) -> int:
+    """The last steps that are this share of all, cut to a whole number, and at least one."""
+    return max(1, int(steps * share))
 
 
 def check_shares(method: Method, *names: str) -> None:

@@ -21,8 +21,8 @@ class Picture:
     one row serves as both halves of guidance. guidance_scale: one number, or one for each step. known: the latents
     behind each step where they are known beforehand, (steps 4 h w); then its own estimate of the noise is never asked
     for. words: the columns of its subject's tokens. alignments: by name, how the tokens of its prompt answer to the
-    source's. masks: by name, places on the grid of the latents, (h w), true or false. Raises ValueError for tensors of
-    other shapes.
+    source's. masks: by name, places on the grid of the latents, (h w), true or false. clean: its own latents, without
+    noise, (1 4 h w), for methods that start from them. Raises ValueError for tensors of other shapes.
     """
 
     noise: Tensor
@@ -33,6 +33,7 @@ class Picture:
     words: Sequence[int] = ()
     alignments: Mapping[str, Alignment] = field(default_factory=dict)
     masks: Mapping[str, Tensor] = field(default_factory=dict)
+    clean: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.noise.ndim != 4 or len(self.noise) != 1:
@@ -49,6 +50,8 @@ class Picture:
                 f"a picture starts from {tuple(self.noise.shape)} and is known at {tuple(self.known.shape)}; "
                 "want (steps, 4, h, w) of the same size"
             )
+        if self.clean is not None and self.clean.shape != self.noise.shape:
+            raise ValueError(f"a picture's clean latents are {tuple(self.clean.shape)}; want {tuple(self.noise.shape)}")
 
     @property
     def size(self) -> tuple[int, int]:

@@ -145,7 +145,9 @@ def make_pictures(
     # told nothing, or what guidance leads away from, one row is both halves
     single = inversion.null_contexts is None and told in ("", inversion.uncond_prompt)
     half = None if single else uncond
-    source = Picture(noise, contexts[:1], half, method.guidance_scale, known, found[0], masks=masks)
+    scale = method.guidance_scale if method.source_guidance_scale is None else method.source_guidance_scale
+    clean = inversion.source_at(inversion.steps - 1).to(model.device)
+    source = Picture(noise, contexts[:1], half, scale, known, found[0], masks=masks, clean=clean)
     alignments = method.alignments(model.tokenizer, *prompts)
     target = Picture(noise, contexts[1:], away, method.guidance_scale, None, found[1], alignments, masks)
     return {SOURCE: source, TARGET: target}

@@ -16,7 +16,7 @@ from models.unet import UNet
 from samplers import Schedule, Step, guide, move
 
 from .edits import hook_table
-from .injections import BOTH, Injection, Row, rows_needed
+from .injections import BOTH, SOURCE, Injection, Row, rows_needed
 from .method import Follower, Latents, Method, Run, Update
 from .pictures import Picture
 
@@ -88,7 +88,8 @@ def phases(run: Run, methods: Mapping[str, Method], followers: Sequence[Follower
     """The run cut where what is injected, or the rows that somebody needs, changes."""
     pictures, sites = run.pictures, run.unet.all_sites
     size = next(iter(pictures.values())).size
-    moving = tuple(name for name, picture in pictures.items() if not picture.is_known)
+    driven = {SOURCE} if any(method.moves_source for method in methods.values()) else set()
+    moving = tuple(name for name, picture in pictures.items() if name in driven or not picture.is_known)
     order = [Row(half, name) for half in BOTH for name in pictures]
 
     def content(step: Step) -> tuple[tuple[Injection, ...], tuple[Row, ...]]:
@@ -142,6 +143,8 @@ def _steps(methods: Mapping[str, Method], pictures: Mapping[str, Picture]) -> in
         raise ValueError(f"the methods take {sorted(counts)} steps; want the same for all targets of a run")
     if missing := [name for name in methods if name not in pictures]:
         raise ValueError(f"there is a method for {', '.join(missing)}, but no such picture; there is {list(pictures)}")
+    if len(methods) > 1 and any(method.moves_source for method in methods.values()):
+        raise ValueError("a method that moves the source itself takes one target a run")
     if len({picture.size for picture in pictures.values()}) != 1:
         raise ValueError(f"the pictures' latents are {[picture.size for picture in pictures.values()]}; want one size")
     steps = counts.pop()
@@ -152,10 +155,14 @@ def _steps(methods: Mapping[str, Method], pictures: Mapping[str, Picture]) -> in
 
 def _start(run: Run, methods: Mapping[str, Method]) -> tuple[dict[str, Tensor], int]:
     """All latents before the first step, and its index."""
-    starts = {name: method.start(run, name) for name, method in methods.items()}
-    firsts = {first for first, _ in starts.values()}
+    firsts = {method.first for method in methods.values()}
     if len(firsts) != 1:
         raise ValueError(f"the methods begin at steps {sorted(firsts)}; want the same for all targets of a run")
     first = firsts.pop()
-    latents = {name: picture.before(first) for name, picture in run.pictures.items()}
-    return latents | {name: target for name, (_, target) in starts.items()}, first
+    given = {name: z for target, method in methods.items() for name, z in method.start(run, target).items()}
+    for name, picture in run.pictures.items():
+        if first > 0 and name not in given and not picture.is_known:
+            raise ValueError(
+                f"the run begins at step {first}, where the {name} is not known to stand: invert by direct"
+            )
+    return {name: picture.before(first) for name, picture in run.pictures.items()} | given, first

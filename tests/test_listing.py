@@ -1,10 +1,13 @@
 """`photoswap methods`: what it says of each method is what a run does."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from command_line import refused
 from golden_model import golden_model
 
+from models import UNet, UNetConfig
 from photoswap.__main__ import main
 from photoswap.listing import described, row_calls
 from photoswap.methods import METHODS, Photoswap, official
@@ -21,13 +24,18 @@ def unet():
 
 def moments(unet, method):
     noise, context = torch.zeros(1, 4, 8, 8), torch.zeros(1, 77, unet.config.context_channels)
-    known = noise.expand(method.steps, -1, -1, -1)
-    told_nothing = method.source_prompt == ""
-    masks = {"subject": torch.ones(8, 8)}
-    same = align([1, 2], [1, 2])
-    source = Picture(noise, context, None if told_nothing else context, known=known, words=(1,), masks=masks)
-    target = Picture(noise, context, context, words=(1,), alignments={"tokens": same, "refine": same}, masks=masks)
-    return side_by_side(unet, Schedule(), {"source": source, "target": target}, method)
+    same, inside = align([1, 2], [1, 2]), {"subject": torch.ones(8, 8, dtype=torch.bool)}
+    target = Picture(noise, context, context, words=(1,), masks=inside, clean=noise)
+    target = replace(target, alignments={"tokens": same, "refine": same})
+    source = replace(target, known=noise.expand(method.steps, -1, -1, -1))
+    if method.source_prompt == "":
+        source = replace(source, uncond=None)
+    if method.source_guidance_scale is not None:
+        source = replace(source, guidance_scale=method.source_guidance_scale)
+    pictures = {"source": source, "target": target}
+    if "reference" in method.wants:
+        pictures["reference"] = replace(source, uncond=None)
+    return side_by_side(unet, Schedule(), pictures, method, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +43,7 @@ def moments(unet, method):
 )
 def test_the_rows_it_counts_are_those_a_run_computes(unet, method):
     counted = row_calls(method, unet, Schedule(), (8, 8))
-    assert counted == sum(len(moment.rows) for moment in moments(unet, method))
+    assert counted == method.rows_before + sum(len(moment.rows) for moment in moments(unet, method))
 
 
 def test_photoswap_at_fifty_steps_takes_135_rows(unet):
@@ -44,6 +52,24 @@ def test_photoswap_at_fifty_steps_takes_135_rows(unet):
     assert told[0] == "photoswap" and "arXiv:2305.18286" in told[1]
     assert told[2].startswith("  steps=50 guidance_scale=7.5 phi=10 M=25 A=20") and "source_prompt" not in told[2]
     assert told[-1] == "  135 rows of the network in 50 steps"
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("plain", 100),
+        ("sdedit", 50),
+        ("diffedit", 40 + 80),
+        ("blended-latent-diffusion", 76),
+        ("inversion-free", 44),
+        ("reference-attention", 250),  # two of the source, two of the target, one of the reference
+    ],
+)
+def test_the_rows_of_the_methods_on_latents(name, rows):
+    """At all sites of SD 2.1; the golden network has fewer than the reference's first layer counts."""
+    with torch.device("meta"):
+        unet = UNet(UNetConfig())
+    assert row_calls(METHODS[name](), unet, Schedule(), (64, 64)) == rows
 
 
 def test_every_method_is_listed_for_a_model_that_is_not_here(capsys):

@@ -15,7 +15,6 @@ examples:
 import argparse
 
 from photoswap.commands import arguments as types
-from photoswap.commands.common import steps_for
 from photoswap.commands.outputs import say
 
 
@@ -28,7 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="whose sites: miniature, sd21, sd21-base or sd15 (default: %(default)s)",
     )
-    parser.add_argument("--steps", type=types.whole(1, types.STEPS), metavar="N", help="of the sampler (default: 50)")
+    parser.add_argument(
+        "--steps",
+        type=types.whole(1, types.STEPS),
+        metavar="N",
+        help="of the sampler (default: the method's, mostly 50)",
+    )
     parser.add_argument("--size", type=types.size, metavar="WxH", help="pixels (default: the model's native square)")
     parser.add_argument("--debug", action="store_true", help="show where an error comes from")
 
@@ -52,6 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_size((w, h), config.granularity)
     with torch.device("meta"):
         unet = UNet(config.unet)
-    steps, size = steps_for(arguments.steps), (h // config.vae.factor, w // config.vae.factor)
-    chosen = [arguments.name] if arguments.name else list(METHODS)
-    say("\n\n".join(described(name, METHODS[name].scaled(steps), unet, config.noise, size) for name in chosen))
+    size = (h // config.vae.factor, w // config.vae.factor)
+    chosen = {name: METHODS[name] for name in ([arguments.name] if arguments.name else METHODS)}
+    methods = {name: kind.scaled(arguments.steps) if arguments.steps else kind() for name, kind in chosen.items()}
+    say("\n\n".join(described(name, method, unet, config.noise, size) for name, method in methods.items()))

@@ -16,7 +16,8 @@ from the step (0 is the noisiest) to what goes from whom to whom. Twenty lines a
 "target" unless a method has references. What a method does beside injecting it says by overriding
 
     alignments   how the tokens of the two prompts answer to each other, for A
-    start        at which step it begins, and from which latents
+    first        at which step it begins
+    start        from which latents
     followers    what watches the run and changes latents behind each step (`Follower`), such as a blend
     update       another rule than DDIM's from one step to the next
 
@@ -30,12 +31,18 @@ from types import MappingProxyType
 
 from photoswap.method import Follower, Latents, Method, Run, Update
 
+from .blended_latent_diffusion import BlendedLatentDiffusion
+from .diffedit import DiffEdit
 from .free_prompt_editing import FreePromptEditing
+from .inversion_free import InversionFree
 from .masactrl import MasaCtrl
 from .official import official
 from .photoswap import Photoswap
+from .plain import Plain
 from .plug_and_play import PlugAndPlay
 from .prompt_to_prompt import PromptToPrompt
+from .reference_attention import ReferenceAttention
+from .sdedit import SDEdit
 from .swap_anything import SwapAnything
 
 METHODS: Mapping[str, type[Method]] = MappingProxyType(
@@ -46,20 +53,32 @@ METHODS: Mapping[str, type[Method]] = MappingProxyType(
         "masactrl": MasaCtrl,
         "free-prompt-editing": FreePromptEditing,
         "swap-anything": SwapAnything,
+        "plain": Plain,
+        "sdedit": SDEdit,
+        "diffedit": DiffEdit,
+        "blended-latent-diffusion": BlendedLatentDiffusion,
+        "inversion-free": InversionFree,
+        "reference-attention": ReferenceAttention,
     }
 )
 
 __all__ = [
     "METHODS",
+    "BlendedLatentDiffusion",
+    "DiffEdit",
     "Follower",
     "FreePromptEditing",
+    "InversionFree",
     "Latents",
     "MasaCtrl",
     "Method",
     "Photoswap",
+    "Plain",
     "PlugAndPlay",
     "PromptToPrompt",
+    "ReferenceAttention",
     "Run",
+    "SDEdit",
     "SwapAnything",
     "Update",
     "official",

@@ -26,6 +26,7 @@ class SwapAnything(Photoswap):
 
     counts: ClassVar = ("latents", "phi", "M", "A")
     keeps_outside: ClassVar = True
+    wants: ClassVar = ("mask",)
     latents: int = 30
     adain: bool = True
 
