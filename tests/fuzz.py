@@ -200,7 +200,7 @@ class Lines:
     def line(self, number: int) -> list[str]:
         """The command line of this number."""
         rng = random.Random(f"{self.seed} {number}")
-        command = rng.choices([*LINES], [4, 4, 6, 3, 1, 4])[0]
+        command = rng.choices([*LINES], [4, 4, 3, 6, 3, 1, 4])[0]
         words, name, given = [command], command, LINES[command]
         if command == "weights":
             action = rng.choice([*ACTIONS])
