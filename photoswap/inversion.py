@@ -43,14 +43,27 @@ def invert_image(
     """
     if method not in INVERSIONS:
         raise ValueError(f"method is {method!r}; want one of {', '.join(INVERSIONS)}")
-    image = upright(image) if isinstance(image, Image.Image) else load_image(image)
-    size = size or working_size(image.size, model.config.native_size, model.config.granularity)
-    check_size(size, model.config.granularity)
+    image, clean = _encoded(model, image, size)
     guidance_scale = normal_guidance(guidance_scale, steps)
-    clean = model.encode_image(to_tensor(take(image, size))[None])
     found = INVERSIONS[method](Request(model, clean, prompt, steps, guidance_scale, progress))
     scale = guidance_scale if method in GUIDED else 1.0
     return Inversion(found.trajectory, prompt, method, scale, fingerprint(model), image, found.null_contexts)
+
+
+@torch.no_grad()
+def encode(
+    model: StableDiffusion,
+    image: Image.Image | str | Path,
+    prompt: str,
+    steps: int = 50,
+    size: tuple[int, int] | None = None,
+) -> Inversion:
+    """A real picture's own latents at every step, for methods that noise them themselves and invert nothing.
+
+    Arguments as in invert_image. Costs the network nothing.
+    """
+    image, clean = _encoded(model, image, size)
+    return Inversion(clean.repeat(steps + 1, 1, 1, 1), prompt, "none", 1.0, fingerprint(model), image)
 
 
 @torch.no_grad()
@@ -129,3 +142,13 @@ def initial_noise(model: StableDiffusion, generator: torch.Generator, size: tupl
     factor, channels = model.config.vae.factor, model.config.vae.latent_channels
     noise = torch.randn(1, channels, h // factor, w // factor, generator=generator, device=generator.device)
     return noise.to(model.device)
+
+
+def _encoded(
+    model: StableDiffusion, image: Image.Image | str | Path, size: tuple[int, int] | None
+) -> tuple[Image.Image, Tensor]:
+    """The picture, upright and RGB, and its latents at a size or one near the model's native area."""
+    image = upright(image) if isinstance(image, Image.Image) else load_image(image)
+    size = size or working_size(image.size, model.config.native_size, model.config.granularity)
+    check_size(size, model.config.granularity)
+    return image, model.encode_image(to_tensor(take(image, size))[None])

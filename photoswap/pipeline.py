@@ -20,7 +20,7 @@ from models.stable_diffusion import StableDiffusion
 from samplers import guided_eps, sample
 
 from .blend import Inside, MaskedAdaIN
-from .injections import SOURCE, TARGET, as_json, timeline
+from .injections import REFERENCE, SOURCE, TARGET, as_json, timeline
 from .inversion import Inversion, initial_noise, uncond_contexts
 from .method import Follower, Method
 from .methods import Photoswap, name_of
@@ -48,6 +48,14 @@ class SwapResult:
     settings: dict[str, Any]
 
 
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A picture of the subject to come, inverted at the source's size, and where it is there: white, of its size."""
+
+    inversion: Inversion
+    mask: Image.Image
+
+
 @torch.no_grad()
 def swap(
     model: StableDiffusion,
@@ -60,6 +68,7 @@ def swap(
     target_word: str | None = None,
     mask: Image.Image | None = None,
     adain: bool = False,
+    reference: Reference | None = None,
     size: tuple[int, int] | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -72,20 +81,24 @@ def swap(
     must be there, and a method with a blend needs both. mask: of the source picture's size, white where it may
     change; outside it the target's latents are the source's at every step (or as long as the method says), and the
     result's pixels too. adain: whether the target's latents inside the mask take the source's mean and deviation
-    behind every step. size: (width, height) that the inversion is expected to have, if any. seed: of methods that
-    draw noise. progress: whether to show a bar. Raises ValueError for an inversion of another model, size or number
-    of steps, and for a prompt without its subject's word.
+    behind every step. reference: of methods that take the subject from one. size: (width, height) that the inversion
+    is expected to have, if any. seed: of methods that draw noise. progress: whether to show a bar. Raises ValueError
+    for an inversion of another model, size or number of steps, and for a prompt without its subject's word.
     """
     method = method or Photoswap.scaled(inversion.steps)
     prompts = (inversion.prompt if source_prompt is None else source_prompt, target_prompt)
     inversion.check(model, method.steps, size, method.guidance_scale, prompts[0])
+    _check_wants(method, inversion, mask, reference)
     region = None if mask is None else _latent_region(model, inversion, mask)
     pictures = make_pictures(model, inversion, method, prompts, (source_word, target_word), region)
+    if reference is not None:
+        reference.inversion.check(model, method.steps, decoded_size(model, inversion))
+        pictures[REFERENCE] = reference_picture(model, reference, method)
     clock, followers = _Clock(), _inside(region, method, adain)
     draw = torch.Generator().manual_seed(seed)
     moments = side_by_side(model.unet, model.schedule, pictures, method, followers=followers, generator=draw)
-    row_calls = 0
-    for moment in tqdm(moments, "swap", method.steps, disable=not progress):
+    row_calls = method.rows_before
+    for moment in tqdm(moments, "swap", method.steps - method.first, disable=not progress):
         row_calls += len(moment.rows)
     source_latents, target_latents = moment.latents[SOURCE], moment.latents[TARGET]
     clock.lap("denoise")
@@ -108,6 +121,7 @@ def swap(
         "source_size": list(result.size),
         "mask": mask is not None,
         "adain": adain,
+        "reference": reference and {"method": reference.inversion.method, "prompt": reference.inversion.prompt},
         "method": {"name": name_of(method), **asdict(method)},
         "injections": as_json(timeline(method.injections, method.steps, model.unet.sites, pictures[SOURCE].size)),
         "row_calls": row_calls,
@@ -151,6 +165,25 @@ def make_pictures(
     alignments = method.alignments(model.tokenizer, *prompts)
     target = Picture(noise, contexts[1:], away, method.guidance_scale, None, found[1], alignments, masks)
     return {SOURCE: source, TARGET: target}
+
+
+def reference_picture(model: StableDiffusion, reference: Reference, method: Method) -> Picture:
+    """A reference for the loop: it stands where its inversion stood, under its own prompt."""
+    inversion = reference.inversion
+    if not inversion.returns_stored or inversion.method == "none":
+        raise ValueError(f"the reference was inverted by {inversion.method}; want direct, whose latents are given back")
+    noise = inversion.source_at(-1).to(model.device)
+    known = inversion.trajectory[:-1].flip(0).to(model.device)
+    uncond = None if inversion.prompt == "" else model.encode_text("")
+    masks = {"subject": _latent_region(model, inversion, reference.mask)[0, 0]}
+    context = model.encode_text(inversion.prompt)
+    return Picture(noise, context, uncond, method.guidance_scale, known, masks=masks)
+
+
+def decoded_size(model: StableDiffusion, inversion: Inversion) -> tuple[int, int]:
+    """The (width, height) in pixels that an inversion is of."""
+    h, w = inversion.trajectory.shape[2:]
+    return w * model.config.vae.factor, h * model.config.vae.factor
 
 
 def generate(
@@ -219,8 +252,18 @@ def _inside(region: Tensor | None, method: Method, adain: bool) -> list[Follower
     return matched if method.keeps_outside else [*matched, Inside(region)]
 
 
+def _check_wants(method: Method, inversion: Inversion, mask: Image.Image | None, reference: Reference | None) -> None:
+    """Raise ValueError unless the method gets what it wants, and nothing that it would ignore."""
+    name = name_of(method)
+    if "mask" in method.wants and mask is None:
+        raise ValueError(f"{name} wants a mask: a picture of the source's size, white where it may change")
+    if ("reference" in method.wants) != (reference is not None):
+        wants = "wants a reference, with its mask" if reference is None else "takes no reference; leave it out"
+        raise ValueError(f"{name} {wants}")
+    if method.inverts and inversion.method == "none":
+        raise ValueError(f"{name} starts from the source's noise, and this source was not inverted: invert it")
+
+
 def _latent_region(model: StableDiffusion, inversion: Inversion, mask: Image.Image) -> Tensor:
     """A user's mask on the grid of the inversion's latents, (1 1 h w) bool."""
-    h, w = inversion.trajectory.shape[2:]
-    factor = model.config.vae.factor
-    return latent_mask(mask, (w * factor, h * factor), factor).to(model.device)
+    return latent_mask(mask, decoded_size(model, inversion), model.config.vae.factor).to(model.device)

@@ -47,6 +47,9 @@ SWAP = {
         "--mask-word": ["dog"],
         "--crop": [],
         "--adain": [],
+        "--reference": ["in.png"],
+        "--reference-mask": ["mask.png"],
+        "--reference-prompt": ["a cat"],
         "--inversion": ["ddim"],
         "--method": ["cake"],
         "--set": ["phi=4"],
@@ -61,6 +64,7 @@ MASK = {
 }
 AS_MANY = "want as many"  # subjects as targets, concepts and masks
 SWAP_REFUSED = {"--subject": AS_MANY, "--target": AS_MANY, "--adain": "goes by a mask"}
+SWAP_REFUSED |= dict.fromkeys(("--reference", "--reference-mask", "--reference-prompt"), NOTHING)  # with photoswap
 LEARN = {
     **{**COMMON, **DTYPE},
     **{"--class": ["dog"], "--token": ["xyz"], "--steps": ["3"], "--batch": ["2"], "--accumulate": ["2"]},
@@ -209,6 +213,7 @@ def noted(model, inversion, monkeypatch):
         "weights.load.load": model,
         "photoswap.pipeline.generate": picture,
         "photoswap.inversion.invert_image": inversion,
+        "photoswap.inversion.encode": inversion,
         "photoswap.inversion.synthesize": inversion,
         "photoswap.inversion.reconstruct": picture,
         "photoswap.pipeline.swap": swapped,

@@ -196,3 +196,59 @@ def test_an_m_that_phi_carries_with_it_is_told(tiny, pictures, tmp_path, capsys)
     assert capsys.readouterr().err == "photoswap: --M 2 changes nothing: phi, 2 steps long, carries M with it\n"
     assert main([*line, "--M", "3", "--overwrite"]) == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("method", ["plain", "sdedit", "diffedit", "blended-latent-diffusion", "inversion-free"])
+def test_swap_by_a_method_on_latents(tiny, pictures, tmp_path, method):
+    """Each with its own guidance; those that invert nothing say so in the record."""
+    Image.new("L", (300, 180), 255).save(tmp_path / "mask.png")
+    flags = ["--prompt", PROMPT, "--subject", "dog", "--target", "cat", "--steps", "4", "--method", method]
+    flags += ["--mask", str(tmp_path / "mask.png")]
+    assert main(["swap", str(pictures / "source.png"), *flags, *tiny, "--out", str(tmp_path / "out")]) == 0
+    settings = json.loads((tmp_path / "out" / "swap.json").read_text())["settings"]
+    assert settings["method"]["name"] == method
+    assert settings["inversion"]["method"] == ("direct" if method in ("plain", "diffedit") else "none")
+    rows = {"plain": 8, "sdedit": 4, "diffedit": 40 + 6, "blended-latent-diffusion": 6, "inversion-free": 4 * 2 + 3 * 2}
+    assert settings["row_calls"] == rows[method]
+    assert settings["method"]["guidance_scale"] == (2.3 if method == "inversion-free" else 7.5)
+
+
+def test_a_method_brings_its_own_number_of_steps(tiny, pictures, tmp_path):
+    flags = ["--prompt", PROMPT, "--subject", "dog", "--target", "cat", "--method", "inversion-free"]
+    assert main(["swap", str(pictures / "source.png"), *flags, *tiny, "--out", str(tmp_path / "out")]) == 0
+    settings = json.loads((tmp_path / "out" / "swap.json").read_text())["settings"]
+    assert settings["method"]["steps"] == 12 and settings["row_calls"] == 44
+
+
+def test_swap_by_a_reference(tiny, pictures, tmp_path):
+    """Of its places those inside its own mask are looked at."""
+    for name, box in (("mask", (100, 50, 200, 130)), ("left", (0, 0, 150, 180)), ("right", (150, 0, 300, 180))):
+        mask = Image.new("L", (300, 180), 0)
+        mask.paste(255, box)
+        mask.save(tmp_path / f"{name}.png")
+    flags = ["--prompt", PROMPT, "--subject", "dog", "--target", "cat", "--steps", "2"]
+    flags += ["--method", "reference-attention", "--set", "start_step=0", "--set", "start_layer=0"]
+    flags += ["--mask", str(tmp_path / "mask.png"), "--reference", str(pictures / "source.png")]
+    for name in ("left", "right"):
+        masked = [*flags, "--reference-mask", str(tmp_path / f"{name}.png"), *tiny]
+        assert main(["swap", str(pictures / "source.png"), *masked, "--out", str(tmp_path / name)]) == 0
+    settings = json.loads((tmp_path / "left" / "swap.json").read_text())["settings"]
+    assert settings["row_calls"] == 10 and settings["reference"] == {"method": "direct", "prompt": ""}
+    results = [(tmp_path / name / "result.png").read_bytes() for name in ("left", "right")]
+    assert results[0] != results[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--method", "blended-latent-diffusion"], "goes by a mask of the subject: give --mask FILE"),
+        (["--method", "sdedit", "--inversion", "direct"], "--inversion changes nothing with sdedit, which inverts"),
+        (["--reference", "a.png"], "--reference changes nothing with photoswap"),
+        (["--method", "reference-attention", "--mask", "a.png"], "give --reference and --reference-mask"),
+    ],
+)
+def test_what_a_method_wants_is_asked_for_and_nothing_else_taken(tiny, pictures, tmp_path, capsys, flags, sentence):
+    Image.new("L", (300, 180), 255).save(tmp_path / "a.png")
+    flags = [str(tmp_path / flag) if flag == "a.png" else flag for flag in flags]
+    line = swap_arguments(pictures / "source.png", tiny, tmp_path / "out")
+    assert sentence in refused(capsys, *line, *flags)

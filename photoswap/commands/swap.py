@@ -55,7 +55,6 @@ from photoswap.commands.common import (
     load_model,
     refuse,
     seed_for,
-    steps_for,
 )
 from photoswap.commands.invert import add_inversion, inversion_for
 from photoswap.commands.outputs import check_folder, check_free, say, write_together
@@ -67,7 +66,7 @@ if TYPE_CHECKING:
     from models.stable_diffusion import StableDiffusion
     from photoswap.inversion import Inversion
     from photoswap.method import Method
-    from photoswap.pipeline import SwapResult
+    from photoswap.pipeline import Reference, SwapResult
     from photoswap.sizes import Box
     from photoswap.turns import Turn
     from train.concepts import Concept
@@ -115,6 +114,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--adain", action="store_true", help="inside the mask, give the latents the source's mean and deviation"
+    )
+    parser.add_argument(
+        "--reference",
+        type=types.path,
+        metavar="FILE",
+        help="a picture of what takes its place, for methods that want one",
+    )
+    parser.add_argument(
+        "--reference-mask", type=types.path, metavar="FILE", help="a picture of its size, white where the subject is"
+    )
+    parser.add_argument(
+        "--reference-prompt", type=types.words, metavar="PROMPT", help="what is in it (default: it is told nothing)"
     )
     add_inversion(parser)
     group = parser.add_argument_group("the swap")
@@ -186,6 +197,9 @@ def run(arguments: argparse.Namespace) -> None:
     given_masks = [load_mask(mask) for mask in arguments.mask or ()]
     method = make_method(arguments, inversion, GUIDANCE)
     check_masked(arguments, method)
+    check_wants(arguments, method)
+    shown = load_image(arguments.reference) if arguments.reference else None
+    shown_mask = load_mask(arguments.reference_mask) if arguments.reference_mask else None
     if arguments.M and isinstance(method, Photoswap) and method.phi >= method.M:
         warnings.warn(f"--M {method.M} changes nothing: phi, {method.phi} steps long, carries M with it", stacklevel=1)
     concepts = [load_concept(concept) for concept in arguments.concept or ()]
@@ -210,7 +224,9 @@ def run(arguments: argparse.Namespace) -> None:
         with timed(clock, "invert"):
             ready = None if i else inversion
             ready = ready or invert(model, before.crop(boxes[i]), turn.source, method, arguments)
-        done.append(swap_one(arguments, model, ready, turn, method, before, masks[i], boxes[i]))
+        with timed(clock, "invert"):
+            reference = invert_reference(arguments, model, ready, shown, shown_mask)
+        done.append(swap_one(arguments, model, ready, turn, method, before, masks[i], boxes[i], reference))
     seed = seed_for(arguments.seed) if method.draws else done[0].inversion.seed
     write(arguments, done, clock, seed)
 
@@ -234,6 +250,7 @@ def swap_one(
     picture: "Image.Image",
     mask: "Image.Image | None",
     box: "Box",
+    reference: "Reference | None",
 ) -> Swapped:
     """Swap one subject in a box of the picture. mask: of the picture's size."""
     from photoswap.crop import put_back
@@ -249,12 +266,31 @@ def swap_one(
         target_word=turn.target_word,
         mask=mask and mask.crop(box),
         adain=arguments.adain,
+        reference=reference,
         size=arguments.size,
         seed=seed_for(arguments.seed),
         progress=not arguments.quiet,
     )
     complete = put_back(result.result, picture, box) if arguments.crop else result.result
     return Swapped(inversion, result, box, complete)
+
+
+def invert_reference(
+    arguments: argparse.Namespace,
+    model: "StableDiffusion",
+    source: "Inversion",
+    picture: "Image.Image | None",
+    mask: "Image.Image | None",
+) -> "Reference | None":
+    """The reference, if there is one, inverted at the source's size and in as many steps."""
+    from photoswap.inversion import invert_image
+    from photoswap.pipeline import Reference, decoded_size
+
+    if picture is None or mask is None:
+        return None
+    told, size = arguments.reference_prompt or "", decoded_size(model, source)
+    found = invert_image(model, picture, told, "direct", source.steps, size=size, progress=not arguments.quiet)
+    return Reference(found, mask)
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -284,6 +320,7 @@ def check(arguments: argparse.Namespace) -> None:
         )
     check_folder(arguments.out)
     read = [arguments.source, *(arguments.mask or ()), arguments.model, arguments.config, *(arguments.concept or ())]
+    read += [arguments.reference, arguments.reference_mask]
     check_free([arguments.out / name for name in (RESULT, GRID, RECORD)], read, arguments.overwrite)
 
 
@@ -298,7 +335,10 @@ def make_method(arguments: argparse.Namespace, inversion: "Inversion | None", gu
     if arguments.method not in METHODS:
         raise ValueError(f"no method {arguments.method!r}; want one of {', '.join(METHODS)}")
     kind = METHODS[arguments.method]
-    steps = inversion.steps if inversion and arguments.steps is None else steps_for(arguments.steps)
+    usual = kind()
+    steps = inversion.steps if inversion and arguments.steps is None else arguments.steps or usual.steps
+    if arguments.guidance is None and not isinstance(usual.guidance_scale, tuple):
+        guidance_scale = min(guidance_scale, usual.guidance_scale)  # the miniature's is lower than the published
     fitted = inversion is not None and inversion.made_under_guidance and arguments.guidance is None
     given = settings_of(arguments, kind)
     given = {"guidance_scale": inversion.guidance_scale if inversion and fitted else guidance_scale} | given
@@ -311,6 +351,16 @@ def make_method(arguments: argparse.Namespace, inversion: "Inversion | None", gu
         raise ValueError("fractions belong to the preset official; the paper counts steps: give those")
     shares = {} if arguments.fractions is None else {"shares": tuple(arguments.fractions)}
     return official(steps, **shares, **given) if official_wanted else kind.scaled(steps, **given)
+
+
+def check_wants(arguments: argparse.Namespace, method: "Method") -> None:
+    """Raise ValueError for what the method wants and was not given, and for what it would ignore."""
+    if "reference" not in method.wants:
+        refuse(arguments, f"with {arguments.method}", "reference", "reference_mask", "reference_prompt")
+    elif arguments.reference is None or arguments.reference_mask is None:
+        raise ValueError(f"{arguments.method} wants a picture of the subject: give --reference and --reference-mask")
+    if not method.inverts:
+        refuse(arguments, f"with {arguments.method}, which inverts nothing", "inversion")
 
 
 def check_masked(arguments: argparse.Namespace, method: "Method") -> None:
@@ -400,11 +450,13 @@ def invert(
     arguments: argparse.Namespace,
 ) -> "Inversion":
     """The inversion of a picture, or of one drawn from the seed."""
-    from photoswap.inversion import invert_image, synthesize
+    from photoswap.inversion import encode, invert_image, synthesize
 
     settings = (method.steps, method.guidance_scale, arguments.size, not arguments.quiet)
     if picture is None:
         return synthesize(model, prompt, seed_for(arguments.seed), *settings)
+    if not method.inverts:
+        return encode(model, picture, prompt, method.steps, arguments.size)
     return invert_image(model, picture, prompt, inversion_for(arguments.inversion), *settings)
 
 

@@ -16,9 +16,15 @@ from models.stable_diffusion import StableDiffusion
 from weights import mismatch
 from weights.records import FileKind, TensorRule, check_tensors, check_values, parse, quoted, read, write
 
-Method = Literal["direct", "null-text", "negative-prompt", "ddim", "edict", "belm", "seed"]
+Method = Literal["direct", "null-text", "negative-prompt", "ddim", "edict", "belm", "seed", "none"]
 Guidance = float | tuple[float, ...]
-EXACT = ("direct", "edict", "belm", "seed")  # whose source row is given its stored latents, whatever the network says
+EXACT = (
+    "direct",
+    "edict",
+    "belm",
+    "seed",
+    "none",
+)  # whose source row is given its stored latents, whatever the network says
 GUIDED = ("null-text", "edict", "belm", "seed")  # that were made under guidance
 
 
