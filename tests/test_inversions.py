@@ -38,8 +38,8 @@ def model(device):
 
 
 def test_every_way_can_be_asked_for():
-    assert set(get_args(Method)) == {*INVERSIONS, "seed"}
-    assert set(command.INVERSIONS) == set(INVERSIONS) and set(command.GUIDED) == set(GUIDED) - {"seed", "none"}
+    assert set(get_args(Method)) == {*INVERSIONS, "seed", "none"}
+    assert set(command.INVERSIONS) == set(INVERSIONS) and set(command.GUIDED) == set(GUIDED) - {"seed"}
 
 
 @pytest.mark.parametrize(
