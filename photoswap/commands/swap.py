@@ -59,6 +59,7 @@ from photoswap.commands.common import (
 from photoswap.commands.invert import add_inversion, inversion_for
 from photoswap.commands.outputs import check_folder, check_free, say, write_together
 from photoswap.commands.settings import settings_of
+from photoswap.commands.subjects import check_masked, check_words, find_masks, make_turns, seen
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -69,7 +70,6 @@ if TYPE_CHECKING:
     from photoswap.pipeline import Reference, SwapResult
     from photoswap.sizes import Box
     from photoswap.turns import Turn
-    from train.concepts import Concept
 
 INVERSION = ".safetensors"
 RESULT, GRID, RECORD = "result.png", "grid.png", "swap.json"
@@ -361,77 +361,6 @@ def check_wants(arguments: argparse.Namespace, method: "Method") -> None:
         raise ValueError(f"{arguments.method} wants a picture of the subject: give --reference and --reference-mask")
     if not method.inverts:
         refuse(arguments, f"with {arguments.method}, which inverts nothing", "inversion")
-
-
-def check_masked(arguments: argparse.Namespace, method: "Method") -> None:
-    """Raise ValueError where something goes by a mask and there is none."""
-    masked = arguments.mask or arguments.mask_word or len(arguments.subject) > 1
-    for what, wanted in (("--adain", arguments.adain), (f"--method {arguments.method}", method.keeps_outside)):
-        if wanted and not masked:
-            raise ValueError(f"{what} goes by a mask of the subject: give --mask FILE, or --mask-word to have it found")
-
-
-def make_turns(
-    arguments: argparse.Namespace, inversion: "Inversion | None", concepts: "Sequence[Concept]"
-) -> "list[Turn]":
-    """The prompts of every swap. Raises ValueError when one is missing, or lacks its subject."""
-    from photoswap.turns import Subject, Turn, turns
-
-    prompt = arguments.prompt or (inversion.prompt if inversion else None)
-    if not prompt:
-        raise ValueError('say with --prompt what is in the picture: --prompt "a photo of a dog on grass"')
-    if not arguments.target and not concepts:
-        raise ValueError("say with --concept or --target what takes the subject's place")
-    targets = arguments.target or [concept.subject for concept in concepts]
-    plain = [concept.class_word for concept in concepts] or targets
-    if arguments.target_prompt:
-        return [Turn(prompt, arguments.target_prompt, arguments.subject[0], targets[0])]
-    return turns(prompt, [Subject(*one) for one in zip(arguments.subject, targets, plain, strict=True)])
-
-
-def check_words(model: "StableDiffusion", turns: "Sequence[Turn]") -> None:
-    """Raise ValueError, before the inversion, when a prompt lacks its subject."""
-    from photoswap.tokens import subject_tokens
-
-    for turn in turns:
-        subject_tokens(model.tokenizer, turn.source, turn.source_word)
-        subject_tokens(model.tokenizer, turn.target, turn.target_word)
-
-
-def seen(model: "StableDiffusion", inversion: "Inversion") -> "Image.Image":
-    """The picture of an inversion."""
-    from photoswap.pipeline import decoded
-
-    return inversion.source or decoded(model, inversion.trajectory[:1].to(model.device))
-
-
-def find_masks(
-    arguments: argparse.Namespace,
-    model: "StableDiffusion",
-    picture: "Image.Image",
-    turns: "Sequence[Turn]",
-    masks: "list[Image.Image]",
-) -> "tuple[list[Image.Image | None], list[Box]]":
-    """The mask of every swap, None for one without, and the box of the picture to work on.
-
-    Words are looked for by the first model, in the picture before any swap, so that masks of several keep apart.
-    """
-    from photoswap.crop import crop_around
-    from photoswap.masks import box_of, find_subjects
-    from photoswap.sizes import check_mask
-
-    for mask in masks:
-        check_mask(mask, picture.size)
-    whole = (0, 0, *picture.size)
-    masked = bool(masks or arguments.mask_word or len(turns) > 1)
-    if not masks and (masked or arguments.crop):
-        words = [arguments.mask_word or turns[0].source_word, *(turn.source_word for turn in turns[1:])]
-        found = find_subjects(model, picture, turns[0].source, words, progress=not arguments.quiet)
-        masks = [one.mask for one in found]
-    if not arguments.crop:
-        return [*masks] if masked else [None], [whole] * len(turns)
-    boxes = [crop_around(box_of(mask), picture.size) for mask in masks]
-    return [*masks] if masked else [None], boxes
 
 
 @contextmanager

@@ -39,8 +39,6 @@ class SwapAnything(Photoswap):
         return (replace(injection, where="~subject") for injection in super().injections(step))
 
     def followers(self, run: Run, target: str) -> Sequence[Follower]:
-        if "subject" not in run.pictures[target].masks:
-            raise ValueError("swap-anything swaps inside a mask of the subject: give one, or the word it is found by")
-        mask = run.pictures[target].masks["subject"][None, None].bool()
+        mask = run.mask(target)
         matched = [MaskedAdaIN(mask, target)] if self.adain else []
         return [*matched, Inside(mask, target, self.latents)]
