@@ -157,7 +157,9 @@ def made(kind, steps=FEW):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_method_lands_where_its_slow_version_does(kind, steps, prediction):
     method = made(kind, steps)
-    assert distance(ours(method, prediction), slowly(method, prediction)) < TOLERANCE
+    # there a change of 1e-14 in the source's latents grows to 3e-9 in 50 steps; measured against the slow one: 3e-10
+    chaotic = kind is InversionFree and steps == 50 and prediction == "v"
+    assert distance(ours(method, prediction), slowly(method, prediction)) < (1e-8 if chaotic else TOLERANCE)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5])
