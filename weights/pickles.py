@@ -64,11 +64,12 @@ def check_name(path: Path) -> None:
         )
 
 
-def read_pickle(path: Path) -> dict[str, Tensor]:
+def read_pickle(path: Path, nested: bool = False) -> dict[str, Tensor]:
     """The tensors of a .ckpt, memory-mapped where torch wrote it as an archive (since 1.6).
 
-    Raises ValueError when the file asks for anything but tensors, containers and what is `INERT`, is damaged, holds no
-    tensors, or holds any that are no plain numbers, or not under a name.
+    nested: also those in dictionaries within it, "OUTER/INNER" to tensor. Raises ValueError when the file asks
+    for anything but tensors, containers and what is `INERT`, is damaged, holds no tensors, or holds any that are no
+    plain numbers, or not under a name.
     """
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([(Inert, name) for name in INERT]):
@@ -83,7 +84,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"{path} is no checkpoint, or only part of one ({_reason(error)}): want a whole .ckpt file"
         ) from error
-    tensors = {key: value for key, value in _named(content) if isinstance(value, Tensor)}
+    named = _nested(content) if nested else _named(content)
+    tensors = {key: value for key, value in named if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"{path} is a pickle that holds no tensors by name: want a .ckpt of latent diffusion")
     for key, tensor in tensors.items():
@@ -109,6 +111,16 @@ def _named(content: object) -> Iterable[tuple[Any, Any]]:
         return ()
     state = dict.get(content, "state_dict", content)
     return dict.items(state) if isinstance(state, dict) else ()
+
+
+def _nested(content: object, depth: int = 2) -> Iterable[tuple[Any, Any]]:
+    """The entries of the state dict, and those of dictionaries in it, under both names."""
+    for key, value in _named(content):
+        if isinstance(value, dict) and isinstance(key, str) and depth:
+            for inner, one in _nested(value, depth - 1):
+                yield (f"{key}/{inner}" if isinstance(inner, str) else inner), one
+        else:
+            yield key, value
 
 
 def _check(path: Path, key: object, tensor: Tensor) -> None:

@@ -3,6 +3,8 @@
 from train.concepts.apply import apply_concept, apply_in_place
 from train.concepts.changes import Added, Change, LowRank, Replaced, TokenRows, changed
 from train.concepts.concept import Concept, load_concept, replaced, save_concept
+from train.concepts.lora_file import save_lora
+from train.concepts.open import open_concept
 
 __all__ = [
     "Added",
@@ -15,6 +17,8 @@ __all__ = [
     "apply_in_place",
     "changed",
     "load_concept",
+    "open_concept",
     "replaced",
     "save_concept",
+    "save_lora",
 ]

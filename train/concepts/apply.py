@@ -5,6 +5,7 @@ which should win is not for the program to say.
 """
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from torch import nn
 from models.stable_diffusion import StableDiffusion
 from models.tokenizer import Tokenizer
 from train.concepts.changes import Added, Change, LowRank, Replaced, TokenRows, changed
-from train.concepts.concept import Concept, load_concept
+from train.concepts.concept import Concept
+from train.concepts.open import open_concept
 from weights import identify, mismatch, with_concepts
 from weights.checksum import digest_of
 from weights.load import networks_of
@@ -32,9 +34,9 @@ def apply_concept(
     """The model with the concepts in it: a new one, which shares with the old every tensor that they leave alone.
 
     model: the base that all of them were learnt on, on any device, in any dtype; it stays as it was. concepts: or the
-    paths of their files. scales: one for each, of what it adds, None for 1; what it replaces is replaced entirely.
-    Raises ValueError when a concept was learnt on another base, names a parameter that the model lacks or has in
-    another shape, or contradicts another one.
+    paths of their files, those of other tools included. scales: one for each, of what it adds, None for 1; what it
+    replaces is replaced entirely. Raises ValueError when a concept was learnt on another base, names a parameter that
+    the model lacks or has in another shape, or contradicts another one.
     """
     twin = replace(model, unet=_sharing(model.unet), vae=_sharing(model.vae), text_encoder=_sharing(model.text_encoder))
     _apply(twin, [_read(concept) for concept in concepts], scales, emptying=False)
@@ -54,7 +56,7 @@ def apply_in_place(
 
 
 def _read(concept: Concept | str | Path) -> Concept:
-    return concept if isinstance(concept, Concept) else load_concept(concept)
+    return concept if isinstance(concept, Concept) else open_concept(concept)
 
 
 def _sharing(network: nn.Module) -> Any:
@@ -91,25 +93,52 @@ def _scales(concepts: list[Concept], given: Sequence[float] | None) -> list[floa
         raise ValueError(f"{len(scales)} scales for {len(concepts)} concepts; give one for each")
     for concept, scale in zip(concepts, scales, strict=True):
         if not abs(scale) <= LARGEST_SCALE:
-            raise ValueError(f"the scale of {quoted(concept.subject)} is {scale}; want at most {LARGEST_SCALE:g}")
+            raise ValueError(f"the scale of {quoted(concept.title)} is {scale}; want at most {LARGEST_SCALE:g}")
         if scale != 1 and not any(isinstance(change, Added | LowRank) for change in concept.changes.values()):
             raise ValueError(
-                f"the scale of {quoted(concept.subject)} is {scale}, and it adds nothing that has a scale, it replaces "
+                f"the scale of {quoted(concept.title)} is {scale}, and it adds nothing that has a scale, it replaces "
                 "values: leave the scale out"
             )
     return scales
 
 
 def _check_base(model: StableDiffusion, concept: Concept) -> None:
+    if not concept.base:
+        return _check_shapes(model, concept)
     told = mismatch(model, concept.base)
     if told is None:
         return
     if model.identity and model.identity.concepts:
         told += ", which has a concept in it already (several are put onto their base together)"
     raise ValueError(
-        f"the concept {quoted(concept.subject)} was learnt on {shown(concept.base_name, 80)} "
+        f"the concept {quoted(concept.title)} was learnt on {shown(concept.base_name, 80)} "
         f"({shown(concept.base, 40)}) and {told}; load the base it was learnt on, or learn it again on this one"
     )
+
+
+def _check_shapes(model: StableDiffusion, concept: Concept) -> None:
+    """Of what another tool wrote, and says no more of its base: raise ValueError where it does not fit."""
+    places = _places(model)
+    wrong = [n for n, change in concept.changes.items() if n not in places or not change.fits(tuple(places[n].shape))]
+    wrong += [word for word, rows in concept.words.items() if rows.shape[1:] != places[EMBEDDING].shape[1:]]
+    if wrong:
+        raise ValueError(
+            f"{quoted(concept.title)} is for {shown(concept.base_name, 80)} and does not fit this model, "
+            f"{model.config.name}, whose text states are {model.config.text.width} wide: {len(wrong)} of its parts are "
+            f"unknown here or have another shape, {listed(wrong, 2)}; load the model it was made for"
+        )
+    said, here = concept.settings.get("modelspec.prediction_type"), model.config.noise.prediction
+    if (said == "v") != (here == "v") and said in ("v", "epsilon"):
+        warnings.warn(
+            f"{quoted(concept.title)} was made on a model that predicts {said}, and this one predicts {here}: "
+            "expect little of it",
+            stacklevel=5,
+        )
+
+
+def _places(model: StableDiffusion) -> dict[str, nn.Parameter]:
+    """Every parameter of the networks, under the name that a concept has for it."""
+    return {f"{p}.{name}": t for p, network in networks_of(model).items() for name, t in network.named_parameters()}
 
 
 def _ids(tokenizer: Tokenizer, vocabulary: int, concepts: list[Concept]) -> dict[str, tuple[int, ...]]:
@@ -139,7 +168,7 @@ def _plan(concepts: list[Concept], scales: list[float], ids: Mapping[str, tuple[
         replaces = [name for name, change in concept.changes.items() if isinstance(change, Replaced)]
         if twice := [name for name in replaces if name in owners]:
             raise ValueError(
-                f"the concepts {quoted(owners[twice[0]].subject)} and {quoted(concept.subject)} both replace "
+                f"the concepts {quoted(owners[twice[0]].title)} and {quoted(concept.title)} both replace "
                 f"{listed(twice)}; only one that replaces a parameter can be in a model"
             )
         owners |= dict.fromkeys(replaces, concept)
@@ -152,7 +181,7 @@ def _plan(concepts: list[Concept], scales: list[float], ids: Mapping[str, tuple[
 
 def _check(model: StableDiffusion, plan: Plan) -> None:
     """Raise ValueError unless the model has every parameter, in the shape that its changes want."""
-    places = {f"{p}.{name}": t for p, network in networks_of(model).items() for name, t in network.named_parameters()}
+    places = _places(model)
     if unknown := [name for name in plan if name not in places]:
         raise ValueError(f"{len(unknown)} parameters are unknown here: {listed(unknown)}; is it for another network?")
     wrong = [n for n, several in plan.items() if not all(c.fits(tuple(places[n].shape)) for c, _ in several)]

@@ -46,9 +46,10 @@ class Added:
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """scale x alpha / rank x up @ down is added, to a linear layer (o i) or a 1x1 convolution (o i 1 1).
+    """scale x alpha / rank x up @ down is added, to a linear layer (o i) or a convolution (o i h w).
 
-    up: (o rank) or (o rank 1 1). down: (rank i) or (rank i 1 1).
+    up: (o rank) or (o rank 1 1). down: (rank i), (rank i 1 1) for what is linear in either way of writing it, or for
+    any other convolution (rank i h w).
     """
 
     up: Tensor = field(repr=False)
@@ -67,13 +68,11 @@ class LowRank:
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether a parameter of that shape can be changed so."""
-        flat = all(m.ndim in (2, 4) and set(m.shape[2:]) <= {1} for m in (self.up, self.down))
-        wanted = (*shape[:2], *[1] * (len(shape) - 2))
-        return flat and shape == wanted and self.rank == len(self.down) and self._sides == shape[:2]
-
-    @property
-    def _sides(self) -> tuple[int, int]:
-        return len(self.up), self.down.shape[1]
+        if not all(m.ndim in (2, 4) for m in (self.up, self.down)) or len(shape) < 2:
+            return False
+        kernels = [tuple(side for side in sides if side != 1) for sides in (self.down.shape[2:], shape[2:])]
+        flat = set(self.up.shape[2:]) <= {1} and kernels[0] == kernels[1]
+        return flat and self.rank == len(self.down) and (len(self.up), self.down.shape[1]) == shape[:2]
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,10 +39,11 @@ class ConceptAbout:
 class Concept(ConceptAbout):
     """A learnt subject: what changes in the model, and what it takes to use it.
 
-    base: fingerprint of the model it was learnt on; base_name: its name. token and class_word: a prompt speaks of the
-    subject as "token class_word". settings: the configuration it was learnt with. changes: by parameter, "unet.NAME" or
-    "text.NAME"; what is not named stays as it is. words: rows (n c) of the token embedding by the word that they mean,
-    one the tokenizer has as a single token, or a new one.
+    base: fingerprint of the model it was learnt on; base_name: its name. What other tools wrote tells no fingerprint:
+    there base is empty, base_name says what kind of model it is for, and the shapes have to fit. token and class_word:
+    a prompt speaks of the subject as "token class_word". settings: the configuration it was learnt with. changes: by
+    parameter, "unet.NAME" or "text.NAME"; what is not named stays as it is. words: rows (n c) of the token embedding by
+    the word that they mean, one the tokenizer has as a single token, or a new one.
     """
 
     changes: dict[str, Change] = field(default_factory=dict)
@@ -50,8 +51,13 @@ class Concept(ConceptAbout):
 
     @property
     def subject(self) -> str:
-        """How prompts call the subject, for instance "sks cat"."""
-        return f"{self.token} {self.class_word}"
+        """How prompts call the subject, for instance "sks cat"; empty where nothing says."""
+        return f"{self.token} {self.class_word}".strip()
+
+    @property
+    def title(self) -> str:
+        """What to call it in an error: its subject, or else its file."""
+        return self.subject or str(self.settings.get("file", ""))
 
     @property
     def tensors(self) -> dict[str, Tensor]:

@@ -1,0 +1,93 @@
+"""The files of other tools, whatever they hold: their tensors, checked, and what is noted beside them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from train.concepts.changes import Change
+from train.concepts.concept import Concept
+from weights.files import Checkpoint
+from weights.pickles import SUFFIXES, check_dtype, check_name, kind_of, read_pickle
+from weights.records import FLOATS, QUOTED, check_values, listed, shown
+
+MOST = 5000  # tensors; the largest LoRA for these models, of all its layers, has some 1,600
+LARGEST = 3 * 2**29  # bytes: 75 MB is a large delta, and the smallest published model has 2 GB
+FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "SDXL's second text encoder", 2048: "SDXL"}
+
+
+@dataclass(frozen=True)
+class ForeignFile:
+    """A file's tensors by their names, "OUTER/INNER" where a pickle nests them, and the notes in its header."""
+
+    path: Path
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def wrong(self, what: str) -> ValueError:
+        """The error that says what is wrong with it."""
+        return ValueError(f"{shown(self.path)} {what}")
+
+    def unknown(self, names: list[str], kind: str) -> ValueError:
+        """The error that names what such a file does not hold."""
+        return self.wrong(f"holds {len(names)} tensors that {kind} for SD 1.x or 2.x does not have: {listed(names)}")
+
+
+def read_foreign(path: str | Path) -> ForeignFile:
+    """Read the file of another tool, safetensors or a pickle, all its numbers finite.
+
+    Raises ValueError when there is none, when it is damaged, asks for a program to be run, holds numbers that were
+    quantised, or is as large as a model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {shown(path)}; a concept, a LoRA or an embedding was wanted")
+    if kind_of(path) is None:
+        raise ValueError(f"{shown(path)} is no file of a concept, or only part of one: want a whole .safetensors file")
+    if path.stat().st_size > LARGEST:
+        raise ValueError(
+            f"{shown(path)} has {path.stat().st_size} bytes, as a model has and no concept: give a model with --model"
+        )
+    check_name(path)
+    if path.suffix in SUFFIXES:
+        tensors, notes = read_pickle(path, nested=True), {}
+    else:
+        file = Checkpoint(path)
+        notes = file.metadata
+        if len(file) > MOST:
+            raise ValueError(f"{shown(path)} holds {len(file)} tensors; want at most {MOST}: it is no concept")
+        tensors = dict(file)
+    # Automatic1111's embeddings also count their tokens
+    held = {name: tensor for name, tensor in tensors.items() if not name.startswith("string_to_token/")}
+    try:
+        for name, tensor in held.items():
+            check_dtype(path, name, tensor.dtype)
+            check_values(name, tensor, None)
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{shown(path)} is damaged ({error})") from None
+    return ForeignFile(path, held, notes)
+
+
+def foreign_concept(
+    file: ForeignFile,
+    changes: dict[str, Change],
+    words: dict[str, Tensor] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    width: int | None = None,
+) -> Concept:
+    """What the file holds as a concept that knows no base: its word, if it has one alone, is its subject.
+
+    width: of the text states it was made for, which tells the family of models.
+    """
+    words = {word: _wide(rows) for word, rows in (words or {}).items()}
+    token = " ".join(words)
+    family = FAMILIES.get(width or 0, f"a model with text states {width} wide" if width else "another model")
+    about = {"file": shown(file.path.name, QUOTED), **(notes or {})}
+    return Concept("", family, token, "", f"a photo of {token}".strip(), "", about, changes, words)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype in FLOATS else tensor.to(torch.float32)
