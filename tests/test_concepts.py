@@ -351,7 +351,7 @@ def test_files_that_are_no_concept_are_refused_with_a_sentence(model, tmp_path):
         "cut": "truncated",
         "text": "truncated",
         "empty": "truncated",
-        "foreign": "another program",
+        "foreign": "does not fit this model",
         "checkpoint": "another kind",
         "absent": "no file",
     }

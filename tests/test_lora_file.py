@@ -298,7 +298,7 @@ def test_no_file_half_a_file_and_a_file_of_something_else(halves, tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-10])
     (tmp_path / "empty.safetensors").write_bytes(b"")
     put(tmp_path / "other.safetensors", {"model.weight": up})
-    for name, told in (("no", "no file"), ("cut", "part of one"), ("empty", "part of one"), ("other", "model.weight")):
+    for name, told in (("no", "no file"), ("cut", "truncated"), ("empty", "truncated"), ("other", "model.weight")):
         with pytest.raises(ValueError, match=told):
             open_concept(tmp_path / f"{name}.safetensors")
 

@@ -3,6 +3,8 @@
 from train.concepts.apply import apply_concept, apply_in_place
 from train.concepts.changes import Added, Change, LowRank, Replaced, TokenRows, changed
 from train.concepts.concept import Concept, load_concept, replaced, save_concept
+from train.concepts.delta_file import save_delta
+from train.concepts.embeds_file import save_embeds
 from train.concepts.lora_file import save_lora
 from train.concepts.open import open_concept
 
@@ -20,5 +22,7 @@ __all__ = [
     "open_concept",
     "replaced",
     "save_concept",
+    "save_delta",
+    "save_embeds",
     "save_lora",
 ]

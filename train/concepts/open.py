@@ -5,15 +5,18 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from train.concepts.concept import Concept, load_concept
+from train.concepts.delta_file import is_delta, read_delta
+from train.concepts.embeds_file import is_embeds, read_embeds
 from train.concepts.foreign import read_foreign
 from train.concepts.lora_file import KIND, is_lora, read_lora
+from weights.pickles import kind_of
 from weights.records import KEY, listed, parse_json, shown
 
-READERS = ((is_lora, read_lora),)
+READERS = ((is_lora, read_lora), (is_delta, read_delta), (is_embeds, read_embeds))
 
 
 def open_concept(path: str | Path) -> Concept:
-    """Read a concept of ours, or a LoRA.
+    """Read a concept of ours, a LoRA, an embedding of Textual Inversion, or a delta of Custom Diffusion.
 
     Raises ValueError when there is no such file, when it is damaged, or when it is none of these.
     """
@@ -25,17 +28,17 @@ def open_concept(path: str | Path) -> Concept:
         if recognised(names):
             return reader(file)
     raise ValueError(
-        f"{shown(path)} is no concept, nor LoRA: it holds {listed(names, 3)}; a model goes to --model"
+        f"{shown(path)} is no concept, LoRA, embedding or delta: it holds {listed(names, 3)}; a model goes to --model"
     )
 
 
 def _is_ours(path: str | Path) -> bool:
-    """Whether a file bears our mark, unless it is the one that we put on a LoRA."""
+    """Whether a file bears our mark, and not the one that we put on a LoRA; or is none that can be read at all."""
     try:
         with safe_open(path, framework="pt") as file:
             notes = file.metadata() or {}
     except (OSError, SafetensorError):
-        return False
+        return not Path(path).is_file() or kind_of(Path(path)) != "pickle"
     try:
         data = parse_json(notes[KEY]) if KEY in notes else {"kind": KIND}
     except ValueError:
