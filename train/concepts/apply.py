@@ -38,8 +38,9 @@ def apply_concept(
     replaces is replaced entirely. Raises ValueError when a concept was learnt on another base, names a parameter that
     the model lacks or has in another shape, or contradicts another one.
     """
+    read = [_read(concept) for concept in concepts]  # before anything is copied: most refusals are of a file
     twin = replace(model, unet=_sharing(model.unet), vae=_sharing(model.vae), text_encoder=_sharing(model.text_encoder))
-    _apply(twin, [_read(concept) for concept in concepts], scales, emptying=False)
+    _apply(twin, read, scales, emptying=False)
     return twin
 
 
