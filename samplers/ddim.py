@@ -1,4 +1,4 @@
-"""Deterministic DDIM: one formula, two directions (arXiv:2010.02502, eq. 12 with sigma = 0)."""
+"""DDIM (arXiv:2010.02502, eq. 12): deterministic, one formula and two directions, or with fresh noise at every step."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
@@ -9,6 +9,7 @@ from torch import Tensor
 from .schedule import Step
 
 Eps: TypeAlias = Callable[[Tensor, Step], Tensor]
+Noise: TypeAlias = Callable[[Tensor], Tensor]
 Progress: TypeAlias = Callable[[Iterable[Step]], Iterable[Step]]
 
 
@@ -21,10 +22,42 @@ def move(latents: Tensor, eps: Tensor, alpha_from: float, alpha_to: float) -> Te
     """
     if not (0 <= alpha_from <= 1 and 0 <= alpha_to <= 1):
         raise ValueError(f"alpha_bar goes from {alpha_from} to {alpha_to}; want both in [0, 1]")
-    if alpha_from == 0:
-        return (1 - alpha_to) ** 0.5 * latents - alpha_to**0.5 * eps
-    x0 = (latents - (1 - alpha_from) ** 0.5 * eps) / alpha_from**0.5
+    x0, eps = _taken_apart(latents, eps, alpha_from)
     return alpha_to**0.5 * x0 + (1 - alpha_to) ** 0.5 * eps
+
+
+def move_anew(latents: Tensor, eps: Tensor, alpha_from: float, alpha_to: float, eta: float, noise: Tensor) -> Tensor:
+    """`move`, with a part of the estimated noise replaced by fresh noise: DDIM, eq. 12 and 16.
+
+    noise: standard normal, shaped as the latents. eta: how much of it, 0 none and 1 as much as DDPM. As many numbers as
+    `move` refuses are refused, and an eta outside [0, 1] and steps towards more noise: ValueError.
+    """
+    if not 0 <= alpha_from <= alpha_to <= 1 or not 0 <= eta <= 1:
+        raise ValueError(
+            f"alpha_bar goes from {alpha_from} to {alpha_to} with eta {eta}; want levels that rise, and eta in [0, 1]"
+        )
+    if alpha_to == 1 or alpha_from == alpha_to:
+        return move(latents, eps, alpha_from, alpha_to)
+    sigma = eta * ((1 - alpha_to) / (1 - alpha_from) * (1 - alpha_from / alpha_to)) ** 0.5
+    x0, eps = _taken_apart(latents, eps, alpha_from)
+    return alpha_to**0.5 * x0 + (1 - alpha_to - sigma**2) ** 0.5 * eps + sigma * noise
+
+
+def _taken_apart(latents: Tensor, eps: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """The clean latents and the noise that make up latents at a level; at alpha_bar = 0 `eps` is v."""
+    if alpha == 0:
+        return -eps, latents
+    return (latents - (1 - alpha) ** 0.5 * eps) / alpha**0.5, eps
+
+
+def normal(generator: torch.Generator) -> Noise:
+    """Standard normal noise shaped as the latents it is for, drawn where the generator lives."""
+
+    def draw(latents: Tensor) -> Tensor:
+        noise = torch.randn(latents.shape, generator=generator, device=generator.device, dtype=latents.dtype)
+        return noise.to(latents.device)
+
+    return draw
 
 
 @torch.no_grad()
@@ -34,14 +67,24 @@ def sample(
     steps: Sequence[Step],
     after: Callable[[Tensor, Step], Tensor] | None = None,
     progress: Progress | None = None,
+    eta: float = 0.0,
+    noise: Noise | None = None,
 ) -> Tensor:
     """Latents carried through the steps, the noise estimated anew at each.
 
     latents: (b ...), the noisiest. steps: Schedule.sampling(n). after: sees and returns the latents behind each step,
-    for edits of latents. progress: wraps the steps, for instance tqdm. Runs without gradients.
+    for edits of latents. progress: wraps the steps, for instance tqdm. eta: how much of the noise is drawn afresh at
+    each step, once a step and also at the last; noise: draws it, see `normal`. Runs without gradients. Raises
+    ValueError for an eta without noise, and noise that no eta asks for.
     """
+    if (eta != 0) != (noise is not None):
+        raise ValueError(f"eta is {eta} {'without' if noise is None else 'with'} noise: give both, or none of the two")
     for step in progress(steps) if progress else steps:
-        latents = move(latents, eps(latents, step), step.alpha_from, step.alpha_to)
+        predicted = eps(latents, step)
+        if noise is None:
+            latents = move(latents, predicted, step.alpha_from, step.alpha_to)
+        else:
+            latents = move_anew(latents, predicted, step.alpha_from, step.alpha_to, eta, noise(latents))
         latents = after(latents, step) if after else latents
     return latents
 

@@ -9,6 +9,7 @@ from golden_model import golden, golden_model
 from tiny import distance
 
 from samplers import Schedule, Step, guided_eps, invert, move, sample
+from samplers.ddim import move_anew, normal
 
 
 def noise(*shape, seed=0):
@@ -170,3 +171,50 @@ class TestGolden:
 def test_alpha_bar_is_the_stored_one(device):
     stored = golden("schedule.alphas_cumprod", device).double()
     assert torch.allclose(Schedule().alpha_bar.to(device), stored, atol=1e-6)  # stored from float32 arithmetic
+
+
+class TestFreshNoise:
+    """eta above 0: a part of the estimated noise is replaced at every step."""
+
+    def test_an_eta_of_nothing_is_move(self):
+        z, eps, fresh = (noise(1, 4, 2, 2, seed=i) for i in range(3))
+        for alphas in ((0.1, 0.5), (0.5, 0.5), (0.5, 1.0), (0.0, 0.3)):
+            assert torch.allclose(move_anew(z, eps, *alphas, 0.0, fresh), move(z, eps, *alphas), atol=1e-14)
+
+    @pytest.mark.parametrize("eta", [0.3, 1.0])
+    def test_it_is_the_published_formula(self, eta):
+        """Eq. 12, with sigma of eq. 16, number by number."""
+        a, b, z, e, n = 0.2, 0.35, 0.7, -0.4, 1.3
+        sigma = eta * math.sqrt((1 - b) / (1 - a)) * math.sqrt(1 - a / b)
+        x0 = (z - math.sqrt(1 - a) * e) / math.sqrt(a)
+        wanted = math.sqrt(b) * x0 + math.sqrt(1 - b - sigma**2) * e + sigma * n
+        z, e, n = (torch.tensor(x, dtype=torch.float64) for x in (z, e, n))
+        found = move_anew(z, e, a, b, eta, n)
+        assert found.item() == pytest.approx(wanted, abs=1e-12)
+
+    def test_the_level_of_noise_stays_right(self):
+        """Latents of a known mixture come out as noisy as the level says, whatever eta is."""
+        eps, fresh = noise(200_000, seed=1), noise(200_000, seed=2)
+        for eta in (0.0, 0.5, 1.0):
+            moved = move_anew((1 - 0.2) ** 0.5 * eps, eps, 0.2, 0.6, eta, fresh)
+            assert moved.std().item() == pytest.approx((1 - 0.6) ** 0.5, rel=1e-2)  # of 200,000 draws
+
+    def test_noise_is_drawn_once_a_step_in_order(self):
+        steps, drawn_for = Schedule().sampling(4), []
+        out = sample(lambda z, s: z, noise(1, 4, 2, 2), steps, eta=1.0, noise=lambda z: drawn_for.append(z) or z)
+        assert len(drawn_for) == 4 and out.isfinite().all()
+        runs = [
+            sample(lambda z, s: z, noise(1, 4, 2, 2), steps, eta=1.0, noise=normal(torch.Generator().manual_seed(seed)))
+            for seed in (0, 0, 1)
+        ]
+        assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
+
+    @pytest.mark.parametrize("given", [{"eta": 0.5}, {"noise": lambda z: z}])
+    def test_one_without_the_other_is_refused(self, given):
+        with pytest.raises(ValueError, match="give both, or none of the two"):
+            sample(lambda z, s: z, noise(1), Schedule().sampling(2), **given)
+
+    @pytest.mark.parametrize("numbers", [(0.5, 0.4, 1.0), (0.4, 0.5, 1.1), (0.4, 0.5, -0.1), (0.4, 1.5, 0.5)])
+    def test_impossible_numbers_are_refused(self, numbers):
+        with pytest.raises(ValueError, match="want levels that rise, and eta in"):
+            move_anew(noise(1), noise(1), *numbers, noise(1))
