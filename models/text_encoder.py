@@ -6,12 +6,12 @@ layer of OpenAI's ViT-L/14, with a sigmoid approximation to GELU.
 """
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.attention import Attention, attend
+from models.clip import CLIPLayer
 from models.config import TextConfig
 
 
@@ -26,33 +26,10 @@ class CausalAttention(Attention):
         return self.to_out(rearrange(heads, "b h n d -> b n (h d)"))
 
 
-class MLP(nn.Module):
-    """Two linear layers with a GELU between them, exact or OpenAI's x sigmoid(1.702 x)."""
-
-    def __init__(self, channels: int, hidden: int, quick: bool) -> None:
-        super().__init__()
-        self.quick = quick
-        self.linear1 = nn.Linear(channels, hidden)
-        self.linear2 = nn.Linear(hidden, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.linear1(x)
-        return self.linear2(hidden * torch.sigmoid(1.702 * hidden) if self.quick else F.gelu(hidden))
-
-
-class TextLayer(nn.Module):
-    """One pre-norm layer: causal attention, then an MLP, each added to its input."""
-
-    def __init__(self, config: TextConfig) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(config.width)
-        self.attn = CausalAttention(config.width, config.heads)
-        self.norm2 = nn.LayerNorm(config.width)
-        self.mlp = MLP(config.width, config.mlp_ratio * config.width, config.activation == "quick_gelu")
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+def text_layer(config: TextConfig) -> CLIPLayer:
+    """One layer of the text transformer."""
+    attn = CausalAttention(config.width, config.heads)
+    return CLIPLayer(attn, config.width, config.mlp_ratio * config.width, config.activation == "quick_gelu")
 
 
 class TextEncoder(nn.Module):
@@ -70,7 +47,7 @@ class TextEncoder(nn.Module):
         self.position_embedding = nn.Embedding(config.length, config.width)
         # SD 2.x was trained on what the last layer but one gives, so the last is never run and not built; its final
         # norm is applied all the same, to what the last layer but one gives
-        self.layers = nn.ModuleList(TextLayer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(text_layer(config) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width)
         nn.init.normal_(self.token_embedding.weight, std=0.02)  # CLIP's own starting point
         nn.init.normal_(self.position_embedding.weight, std=0.01)

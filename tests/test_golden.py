@@ -15,7 +15,7 @@ from torch import nn
 from models import GEGLU, Attention, Downsample, ResBlock, SpatialTransformer, TextEncoder
 from models import attention as attention_module
 from models import blocks as blocks_module
-from models.text_encoder import MLP
+from models.clip import MLP
 
 WIDE = torch.float64
 

@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 from test_names import shapes
 from tiny import distance, normal
 
+from models.clip import MLP
 from models.config import SD15, ModelConfig, TextConfig, UNetConfig, VAEConfig
-from models.text_encoder import MLP, TextEncoder
+from models.text_encoder import TextEncoder
 from models.unet import UNet
 from samplers import Schedule
 from weights.load import load, meta_model, to_ldm
