@@ -11,31 +11,44 @@ from models.blocks import Downsample, ResBlock, TimeEmbedding, Upsample, timeste
 from models.config import (
     MINIATURE,
     MODELS,
+    PAINT_BY_EXAMPLE,
+    SD2_INPAINTING,
     SD15,
+    SD15_INPAINTING,
     SD21,
     SD21_BASE,
+    AnyConfig,
     ModelConfig,
+    PaintConfig,
     TextConfig,
     UNetConfig,
     VAEConfig,
+    VisionConfig,
 )
 from models.hooks import NO_HOOK, Hook, Hooks, HookTable, Site, merge, quantities, reading
 from models.images import as_mask, fit, grid, load_image, load_mask, to_image, to_tensor, upright
+from models.inpainting import painting, to_mask
+from models.paint_by_example import PaintByExample, reference_tensor
 from models.stable_diffusion import StableDiffusion
 from models.text_encoder import TextEncoder
 from models.tokenizer import Tokenizer
 from models.transformer import GEGLU, SpatialTransformer, TransformerBlock
 from models.unet import UNet
 from models.vae import Autoencoder, Decoder, Encoder
+from models.vision import ImageEncoder, VisionTower
 
 __all__ = [
     "GEGLU",
     "MINIATURE",
     "MODELS",
     "NO_HOOK",
+    "PAINT_BY_EXAMPLE",
+    "SD2_INPAINTING",
     "SD15",
+    "SD15_INPAINTING",
     "SD21",
     "SD21_BASE",
+    "AnyConfig",
     "Attention",
     "Autoencoder",
     "CrossAttention",
@@ -45,7 +58,10 @@ __all__ = [
     "Hook",
     "HookTable",
     "Hooks",
+    "ImageEncoder",
     "ModelConfig",
+    "PaintByExample",
+    "PaintConfig",
     "PreparedContext",
     "ResBlock",
     "SelfAttention",
@@ -61,6 +77,8 @@ __all__ = [
     "UNetConfig",
     "Upsample",
     "VAEConfig",
+    "VisionConfig",
+    "VisionTower",
     "as_mask",
     "attend",
     "fit",
@@ -69,10 +87,13 @@ __all__ = [
     "load_mask",
     "mapped_attention",
     "merge",
+    "painting",
     "quantities",
     "reading",
+    "reference_tensor",
     "timestep_embedding",
     "to_image",
+    "to_mask",
     "to_tensor",
     "upright",
 ]

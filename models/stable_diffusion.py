@@ -1,24 +1,25 @@
 """The networks of latent diffusion (arXiv:2112.10752, figure 3) as one value, and the doors between them.
 
 Two of them every model has, the U-Net and the autoencoder; what makes the U-Net's context is the third. Here it is a
-text encoder. A model with another one, of pictures for instance, is another class on the same base.
+text encoder; in models/paint_by_example.py it is one of pictures.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from models.config import ModelConfig, Schedule
+from models.config import AnyConfig, ModelConfig, Schedule
 from models.identity import Identity
+from models.inpainting import Resize, latent_mask, left_of
 from models.text_encoder import TextEncoder
 from models.tokenizer import Tokenizer
 from models.unet import UNet
 from models.vae import Autoencoder
 
-NetworkName = Literal["unet", "vae", "text"]
+NetworkName = Literal["unet", "vae", "text", "image"]
 
 
 @dataclass
@@ -26,13 +27,15 @@ class LatentDiffusion:
     """U-Net and autoencoder of one checkpoint, with its configuration: all that sampling asks for beside a context.
 
     identity: which stored weights these are, where they were loaded; weights.fingerprint tells whether they still are.
+    mask_resize: how a mask comes to the size of latents where nobody says it, as the weights were trained.
     Gradients flow through every method; callers who want none say torch.no_grad().
     """
 
     unet: UNet
     vae: Autoencoder
-    config: ModelConfig = field(kw_only=True)
+    config: AnyConfig = field(kw_only=True)
     identity: Identity | None = field(default=None, repr=False, compare=False, kw_only=True)
+    mask_resize: ClassVar[Resize] = "nearest"
 
     @property
     def networks(self) -> dict[NetworkName, nn.Module]:
@@ -75,6 +78,36 @@ class LatentDiffusion:
         images = self.vae.decode((latents / self.config.vae.scale_factor).to(weight.device, weight.dtype))
         return images.to(torch.promote_types(images.dtype, torch.float32)).clamp(-1.0, 1.0)
 
+    def surroundings(
+        self,
+        image: Tensor,
+        mask: Tensor,
+        generator: torch.Generator | None = None,
+        resize: Resize | None = None,
+    ) -> Tensor:
+        """The five channels beside the latents (b 5 h/8 w/8) of a U-Net that paints in a picture.
+
+        image: (b 3 h w) in [-1, 1]. mask: (b 1 h w), 1 where it is to be repainted. generator: draws the latents of
+        what is left, as in training; None takes their mean. resize: of the mask; None as in training.
+        Raises ValueError where the U-Net has no such channels, and for sides that are no multiples of 8.
+        """
+        if not self.config.paints:
+            raise ValueError(
+                f"{self.config.name} has no channels for a mask; to paint in a picture want a model with nine, such as "
+                "sd2-inpainting or paint-by-example"
+            )
+        rest = self.encode_image(left_of(image, mask), generator)
+        small = latent_mask(mask, self.config.vae.factor, resize or self.mask_resize)
+        return self.beside(rest, small.to(rest))
+
+    def beside(self, rest: Tensor, mask: Tensor) -> Tensor:
+        """What was trained to stand beside the latents: here the mask (b 1 h w), then the rest's latents (b 4 h w)."""
+        return torch.cat([mask, rest], dim=1)
+
+    def unconditional(self) -> Tensor:
+        """The context of guidance's other half, (1 m width). Raises ValueError for a model that has none."""
+        raise ValueError(f"{self.config.name} has no unconditional context of its own: give guidance one")
+
 
 @dataclass
 class StableDiffusion(LatentDiffusion):
@@ -82,6 +115,7 @@ class StableDiffusion(LatentDiffusion):
 
     text_encoder: TextEncoder
     tokenizer: Tokenizer
+    config: ModelConfig = field(kw_only=True)
 
     @property
     def networks(self) -> dict[NetworkName, nn.Module]:
@@ -91,3 +125,7 @@ class StableDiffusion(LatentDiffusion):
     def encode_text(self, texts: str | Sequence[str]) -> Tensor:
         """Prompts to context, (b 77 width); a single prompt is a batch of one."""
         return self.text_encoder(self.tokenizer(texts).to(self.text_encoder.token_embedding.weight.device))
+
+    def unconditional(self) -> Tensor:
+        """The context of guidance's other half, (1 77 width): that of the empty prompt."""
+        return self.encode_text("")

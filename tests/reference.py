@@ -138,8 +138,34 @@ def spatial_transformer(layer: nn.Module, x: Tensor, context: Tensor) -> Tensor:
     return exact(x) + linear(layer.proj_out, tokens).reshape(b, h, w, c).permute(0, 3, 1, 2)
 
 
-def text_layer(layer: nn.Module, x: Tensor, activation) -> Tensor:
+def clip_layer(layer: nn.Module, x: Tensor, activation, causal: bool = False) -> Tensor:
     normed = layer_norm(layer.norm1, x)
-    x = exact(x) + attention_layer(layer.attn, normed, normed, causal=True)
+    x = exact(x) + attention_layer(layer.attn, normed, normed, causal)
     hidden = activation(linear(layer.mlp.linear1, layer_norm(layer.norm2, x)))
     return x + linear(layer.mlp.linear2, hidden)
+
+
+def vision_tower(tower: nn.Module, pictures: Tensor, activation) -> Tensor:
+    """Each patch by itself, left to right and top to bottom, behind the class token."""
+    side, weight = tower.config.patch, exact(tower.patches.weight)
+    rows = []
+    for picture in exact(pictures):
+        tokens = [exact(tower.class_embedding)]
+        for top in range(0, picture.shape[1], side):
+            for left in range(0, picture.shape[2], side):
+                patch = picture[:, top : top + side, left : left + side]
+                tokens.append(torch.stack([(kernel * patch).sum() for kernel in weight]))
+        rows.append(torch.stack(tokens))
+    x = layer_norm(tower.norm_in, torch.stack(rows) + exact(tower.position_embedding.weight))
+    for layer in tower.layers:
+        x = clip_layer(layer, x, activation)
+    return layer_norm(tower.norm_out, x)[:, 0]
+
+
+def image_encoder(encoder: nn.Module, pictures: Tensor, activation) -> Tensor:
+    """One token has nothing but itself to attend to: attention is its values, projected."""
+    x = vision_tower(encoder.tower, pictures, activation)[:, None]
+    for block in encoder.mapper:
+        x = x + linear(block.attn.to_out, linear(block.attn.to_v, layer_norm(block.norm1, x)))
+        x = x + linear(block.mlp.linear2, gelu(linear(block.mlp.linear1, layer_norm(block.norm2, x))))
+    return linear(encoder.proj_out, layer_norm(encoder.final_norm, x))

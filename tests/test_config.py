@@ -6,7 +6,9 @@ from models import MINIATURE, MODELS, SD15, SD21, SD21_BASE, ModelConfig, TextCo
 
 
 def test_the_published_models():
-    assert set(MODELS) == {"miniature", "sd21", "sd21-base", "sd15"}
+    painting = {"sd2-inpainting", "sd15-inpainting", "paint-by-example"}
+    assert set(MODELS) == {"miniature", "sd21", "sd21-base", "sd15"} | painting
+    assert {name for name, config in MODELS.items() if config.paints} == painting
     assert all(config.name == name for name, config in MODELS.items())
     assert (SD21.noise.prediction, SD21.native_size) == ("v", 768)
     assert (SD21_BASE.noise.prediction, SD21_BASE.native_size) == ("eps", 512)

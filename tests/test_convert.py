@@ -24,7 +24,7 @@ from weights.convert import convert
 from weights.files import HF_FILES
 from weights.folder import NOTE, save_folder, scheduler_config, texts, to_folder, unet_config
 from weights.load import load, meta_model, networks_of, save, to_ldm
-from weights.names import not_needed
+from weights.names import NETWORKS, not_needed
 
 SD1 = replace(
     tiny_config(),
@@ -50,7 +50,10 @@ def same_tensors(a, b):
 
 
 def folder_state(folder):
-    return {part: load_file(folder / home / f"{stem}.safetensors") for part, (home, stem) in HF_FILES.items()}
+    return {
+        part: load_file(folder / home / f"{stem}.safetensors")
+        for part, (home, stem) in ((part, HF_FILES[part]) for part in NETWORKS)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +267,7 @@ def test_every_part_that_the_index_names_is_there(tmp_path):
     index = json.loads((tmp_path / "model" / "model_index.json").read_text())
     parts = {name for name, value in index.items() if isinstance(value, list) and value[0]}
     assert parts == {path.name for path in (tmp_path / "model").iterdir() if path.is_dir()}
-    for home, stem in HF_FILES.values():
+    for home, stem in map(HF_FILES.__getitem__, NETWORKS):
         with safe_open(tmp_path / "model" / home / f"{stem}.safetensors", framework="pt") as file:
             assert file.metadata() == {"format": "pt"}  # which other tools insist on
     assert load(tmp_path / "model").config == tiny_config()

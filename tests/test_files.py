@@ -11,6 +11,7 @@ from weights.convert import convert
 from weights.files import HF_FILES, open_files
 from weights.folder import save_folder
 from weights.load import load
+from weights.names import NETWORKS
 from weights.verify import verify
 
 BINS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "pytorch_model"}
@@ -25,7 +26,7 @@ def folder(tmp_path):
 
 def to_bin(folder, variant=""):
     """Turn the weights into pickles, under the names these have."""
-    for home, stem in HF_FILES.values():
+    for home, stem in map(HF_FILES.__getitem__, NETWORKS):
         file = folder / home / f"{stem}.safetensors"
         torch.save(load_file(file), folder / home / f"{BINS[home]}{variant}.bin")
         file.unlink()
@@ -34,13 +35,16 @@ def to_bin(folder, variant=""):
 @pytest.mark.parametrize("variant", ["", ".fp16"])
 def test_a_folder_of_bin_files_is_the_same_model(folder, tmp_path, variant):
     safe = load(folder)
-    state = {part: load_file(folder / home / f"{stem}.safetensors") for part, (home, stem) in HF_FILES.items()}
+    state = {
+        part: load_file(folder / home / f"{stem}.safetensors")
+        for part, (home, stem) in ((part, HF_FILES[part]) for part in NETWORKS)
+    }
     to_bin(folder, variant)
     assert_same(load(folder), safe)
     report = verify(folder)
     assert [file.path.suffix for file in report.files] == [".bin"] * 3 and report.layout == "folder"
     convert(folder, tmp_path / "again", "folder")
-    for part, (home, stem) in HF_FILES.items():
+    for part, (home, stem) in ((part, HF_FILES[part]) for part in NETWORKS):
         again = load_file(tmp_path / "again" / home / f"{stem}.safetensors")
         assert all(torch.equal(again[key], tensor) for key, tensor in state[part].items())
 

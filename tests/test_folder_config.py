@@ -51,7 +51,8 @@ def without_rest(config):
 
 def recognised(path, **what):
     """What a folder of these files would be, without its weights being read."""
-    return recognise({"unet": Shapes(), "vae": Shapes(), "text": Shapes()}, path, str(path), **what)
+    conditioner = "image" if (path / "image_encoder").is_dir() else "text"
+    return recognise({"unet": Shapes(), "vae": Shapes(), conditioner: Shapes()}, path, str(path), **what)
 
 
 class Shapes(dict):
@@ -205,7 +206,7 @@ def test_without_the_file_of_a_network_its_shapes_say_what_it_is(tmp_path, file)
     assert recognise(files, path, "x").config == SD21_BASE
     change(path, SCHEDULER, prediction_type=V)
     assert recognise(files, path, "x").config == replace(SD21, native_size=512 if file != UNET else 768)
-    with pytest.raises(ValueError, match="fits none of sd21, sd21-base, sd15: for another, pass its config"):
+    with pytest.raises(ValueError, match=r"fits none of sd21, .*, paint-by-example: for another, pass its config"):
         recognise({"unet": Named(), "vae": Named(), "text": Named()}, path, "x")
 
 
@@ -415,7 +416,8 @@ def test_a_configuration_file_that_is_none_is_one_sentence(tmp_path, folder, tex
 
 @pytest.mark.parametrize("name", ["sdxl", "x" * 9000, "a\0b", "/"])
 def test_a_configuration_that_is_neither_name_nor_file(folder, name):
-    assert "want one of miniature, sd21, sd21-base, sd15, or a JSON file" in sentence(folder, config=name)
+    wanted = f"want one of {', '.join(MODELS)}, or a JSON file"
+    assert wanted in sentence(folder, config=name)
 
 
 def test_the_miniature_is_not_guessed_from_its_shapes(tmp_path):
@@ -424,7 +426,7 @@ def test_the_miniature_is_not_guessed_from_its_shapes(tmp_path):
     to_k = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
     save_file(state | {to_k: torch.zeros(32, 64)}, tmp_path / "bare.safetensors")
     with pytest.raises(
-        ValueError, match=r"fits none of sd21, sd21-base, sd15: for another, pass its config \(--config"
+        ValueError, match=r"fits none of sd21, .*, paint-by-example: for another, pass its config \(--config"
     ):
         recognise(open_files(tmp_path / "bare.safetensors"), tmp_path / "bare.safetensors", "bare")
 

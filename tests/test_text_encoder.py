@@ -42,7 +42,7 @@ def test_equals_reference(activation, device):
     ids = tokens(device, rows=1)
     x = reference.exact(encoder.token_embedding.weight)[ids.cpu()] + reference.exact(encoder.position_embedding.weight)
     for layer in encoder.layers:
-        x = reference.text_layer(layer, x, getattr(reference, activation))
+        x = reference.clip_layer(layer, x, getattr(reference, activation), causal=True)
     out = encoder(ids)
     assert out.shape == (1, 77, 24) and out.dtype == torch.float32
     assert distance(out, reference.layer_norm(encoder.final_norm, x)) < 1e-5

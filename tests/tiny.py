@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import ModelConfig, TextConfig, UNet, UNetConfig, VAEConfig
+from models import ModelConfig, TextConfig, UNet, UNetConfig, VAEConfig, VisionConfig
 from samplers import Schedule
 
 UNET = UNetConfig(
@@ -20,6 +20,7 @@ UNET = UNetConfig(
 )
 VAE = VAEConfig(channels=8, multipliers=(1, 1, 2, 2), res_blocks=1, groups=4)
 TEXT = TextConfig(width=24, heads=3, layers=2, stored_layers=3)
+VISION = VisionConfig(width=24, heads=3, layers=2, size=12, patch=4, mapper_blocks=2, context_channels=16)
 MODEL = ModelConfig(name="tiny", unet=UNET, vae=VAE, text=TEXT, noise=Schedule(prediction="eps"), native_size=64)
 
 
@@ -30,7 +31,7 @@ def drawn(module: nn.Module, device: torch.device, seed: int = 0) -> nn.Module:
         for name, parameter in module.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             fan_in = parameter[0].numel() if parameter.dim() > 1 else 25
-            centre = 1.0 if name.rsplit(".", 2)[-2].startswith("norm") and name.endswith("weight") else 0.0
+            centre = 1.0 if f".{name}".rsplit(".", 2)[-2].startswith("norm") and name.endswith("weight") else 0.0
             parameter.copy_(centre + noise / fan_in**0.5)
     return module.to(device)
 

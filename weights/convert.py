@@ -15,12 +15,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.config import ModelConfig
-from models.stable_diffusion import StableDiffusion
+from models.config import AnyConfig
+from models.stable_diffusion import LatentDiffusion, StableDiffusion
 from weights.atomic import check_space
 from weights.files import Checkpoint
 from weights.folder import save_folder
-from weights.load import load, networks_of, save
+from weights.load import load, load_as, networks_of, save
 from weights.names import not_needed
 from weights.published import locate
 from weights.recognise import Prediction
@@ -33,15 +33,16 @@ def convert(
     target: str | os.PathLike,
     layout: TargetLayout,
     dtype: torch.dtype | None = None,
-    config: ModelConfig | str | os.PathLike | None = None,
+    config: AnyConfig | str | os.PathLike | None = None,
     prediction: Prediction | None = None,
     change: Callable[[StableDiffusion], StableDiffusion] | None = None,
-) -> StableDiffusion:
+) -> LatentDiffusion:
     """Write a checkpoint anew and return what was written.
 
     source, config, prediction: as for `load`. target: a .safetensors file for "ldm", a new folder for "folder". dtype:
     None keeps every parameter's own. change: what is done to the model on the way, applying a concept for instance; it
-    is done in float32 at least, and what it changed is written so unless another dtype is asked for.
+    is done in float32 at least, and what it changed is written so unless another dtype is asked for. A model that is
+    changed must be one whose context is text.
     Raises ValueError when the source is refused, when target does not suit the layout or is a folder already there, and
     when there is no room; OSError when it cannot be written.
     """
@@ -50,9 +51,13 @@ def convert(
         raise ValueError(f"{target} is no name for a single file: want one that ends in .safetensors")
     if layout == "folder" and target.suffix:
         raise ValueError(f"{target} is no name for a folder: want one without {target.suffix}")
-    model = load(source, dtype=dtype if dtype == torch.float32 else "stored", config=config, prediction=prediction)
-    if change is not None:
-        model = _changed(model, change, lambda wide: load(source, dtype=wide, config=config, prediction=prediction))
+    read: torch.dtype | Literal["stored"] = torch.float32 if dtype == torch.float32 else "stored"
+    model: LatentDiffusion
+    if change is None:
+        model = load_as(LatentDiffusion, source, dtype=read, config=config, prediction=prediction)
+    else:
+        stored = load(source, dtype=read, config=config, prediction=prediction)
+        model = _changed(stored, change, lambda wide: load(source, dtype=wide, config=config, prediction=prediction))
     check_space(target.parent, size_of(model, dtype))
     if layout == "folder":
         save_folder(model, target, dtype)
@@ -78,19 +83,19 @@ def _changed(
     return changed
 
 
-def parameters_of(model: StableDiffusion) -> dict[str, torch.nn.Parameter]:
+def parameters_of(model: LatentDiffusion) -> dict[str, torch.nn.Parameter]:
     """Every parameter, by network and name."""
     networks = networks_of(model).items()
     return {f"{part}.{name}": parameter for part, net in networks for name, parameter in net.named_parameters()}
 
 
-def size_of(model: StableDiffusion, dtype: torch.dtype | None) -> int:
+def size_of(model: LatentDiffusion, dtype: torch.dtype | None) -> int:
     """Bytes of all parameters."""
     tensors = (tensor for network in networks_of(model).values() for tensor in network.state_dict().values())
     return sum(tensor.numel() * (dtype or tensor.dtype).itemsize for tensor in tensors)
 
 
-def beyond(path: Path, config: ModelConfig, dtype: torch.dtype | None) -> dict[str, Tensor]:
+def beyond(path: Path, config: AnyConfig, dtype: torch.dtype | None) -> dict[str, Tensor]:
     """What a single file holds that no network of ours does, but for averages. The schedule keeps its dtype."""
     checkpoint = Checkpoint(path)
     kept = (key for key in checkpoint if not_needed(key, config, "ldm") and not key.startswith("model_ema."))

@@ -62,7 +62,7 @@ def fetch(
     if name not in PUBLISHED:
         raise ValueError(f"no published checkpoint {name!r}: want one of {', '.join(PUBLISHED)}")
     published = PUBLISHED[name]
-    target = (expand(folder) if folder else cache_folder()) / published.file
+    target = (expand(folder) if folder else cache_folder()) / published.here
     if target.exists():
         check_published(target, published, progress)
         return target
@@ -106,7 +106,7 @@ def address(published: Published, mirror: str | None) -> str:
     """Where a mirror (None: the hub, or HF_ENDPOINT) has the file. Raises ValueError when that is no web address."""
     from huggingface_hub import hf_hub_url
 
-    if mirror is not None and mirror.endswith(".safetensors"):
+    if mirror is not None and mirror.endswith((".safetensors", ".ckpt")):
         return _checked(mirror)
     endpoint = mirror and _checked(mirror).rstrip("/")
     return _checked(hf_hub_url(published.repository, published.file, revision=published.revision, endpoint=endpoint))
@@ -130,7 +130,7 @@ def _checked(url: str) -> str:
 def check_published(path: Path, published: Published, progress: bool = False) -> None:
     """Raise ValueError unless the file is the published one, byte for byte."""
     found = path.stat().st_size
-    wanted = f"{published.file} as published"
+    wanted = f"{published.here} as published"
     if found != published.bytes:
         raise ValueError(
             f"{path} is not {wanted}: it has {found} bytes, not {published.bytes}; move it away and fetch it again"
@@ -151,7 +151,7 @@ class PartialFile:
         self._file.truncate(self.size)
         self._file.seek(self.size)
         self._progress = progress
-        self._bar = bar(self.total, published.file, progress, self.size)
+        self._bar = bar(self.total, published.here, progress, self.size)
 
     def __enter__(self) -> "PartialFile":
         return self

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from weights.names import NetworkName
 from weights.pickles import SUFFIXES, check_dtype, check_name, read_pickle
+from weights.published import check_no_training_state
 from weights.records import shown
 
 PIECE = 2**26  # bytes of a file that stay in memory while they are converted
@@ -20,6 +21,7 @@ HF_FILES: dict[NetworkName, tuple[str, str]] = {  # as they are written; SPELLIN
     "unet": ("unet", "diffusion_pytorch_model"),
     "vae": ("vae", "diffusion_pytorch_model"),
     "text": ("text_encoder", "model"),
+    "image": ("image_encoder", "model"),  # instead of text, where the context is a picture
 }
 SPELLINGS = ("{}.safetensors", "{}.fp16.safetensors", "{}.bin", "{}.fp16.bin")
 
@@ -101,16 +103,19 @@ def _open(path: Path) -> Any:
 def open_files(path: Path) -> dict[NetworkName | None, Checkpoint]:
     """The open files of a checkpoint: one under None, or one for each network of a folder.
 
-    Raises ValueError when the folder lacks one, or has it in several pieces.
+    Raises ValueError when the folder lacks one, or has it in several pieces, and for a file that is a trainer's state.
     """
     if path.is_file():
+        check_no_training_state(path)
         return {None: Checkpoint(path)}
-    return {part: Checkpoint(_present(path, folder, stem)) for part, (folder, stem) in HF_FILES.items()}
+    by_picture = (path / HF_FILES["image"][0]).is_dir() and not (path / HF_FILES["text"][0]).is_dir()
+    without = "text" if by_picture else "image"
+    return {part: Checkpoint(_present(path, *HF_FILES[part])) for part in HF_FILES if part != without}
 
 
 def _present(path: Path, folder: str, stem: str) -> Path:
     """The file of one network, under the first of its spellings."""
-    stems = (stem, "pytorch_model") if stem == "model" else (stem,)  # the text encoder's .bin is called otherwise
+    stems = (stem, "pytorch_model") if stem == "model" else (stem,)  # an encoder's .bin is called otherwise
     spelt = [path / folder / spelling.format(stem) for stem in stems for spelling in SPELLINGS]
     for file in spelt:
         if file.is_file():

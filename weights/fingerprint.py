@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from models.config import ModelConfig
+from models.config import AnyConfig
 from models.identity import Identity, Mark
 from models.stable_diffusion import LatentDiffusion
 from weights.checksum import digest_of
@@ -22,7 +22,7 @@ from weights.load import networks_of
 
 Model = TypeVar("Model", bound=LatentDiffusion)
 VERSION = 2
-COUNTED = {  # version 2 counts these, always
+COUNTED = {  # version 2 counts these, always, of the parts that the model has
     "unet": (
         "in_channels",
         "out_channels",
@@ -38,6 +38,18 @@ COUNTED = {  # version 2 counts these, always
     ),
     "vae": ("channels", "multipliers", "res_blocks", "latent_channels", "groups", "scale_factor"),
     "text": ("vocabulary", "width", "heads", "layers", "length", "mlp_ratio", "activation", "padding"),
+    "image": (
+        "width",
+        "heads",
+        "layers",
+        "size",
+        "patch",
+        "mlp_ratio",
+        "activation",
+        "mapper_blocks",
+        "mapper_heads",
+        "context_channels",
+    ),
     "noise": (
         "beta_start",
         "beta_end",
@@ -119,10 +131,10 @@ def mismatch(model: LatentDiffusion, recorded: str) -> str | None:
     )
 
 
-def numbers(config: ModelConfig) -> dict[str, Any]:
+def numbers(config: AnyConfig) -> dict[str, Any]:
     """What a fingerprint counts of a configuration: "unet.channels" and the like to its value, floats as floats."""
-    parts = {name: vars(getattr(config, name)) for name in COUNTED}
-    found = {f"{part}.{name}": parts[part][name] for part, names in COUNTED.items() for name in names}
+    parts = {name: vars(getattr(config, name)) for name in COUNTED if hasattr(config, name)}
+    found = {f"{part}.{name}": numbers[name] for part, numbers in parts.items() for name in COUNTED[part]}
     for part, later in COUNTED_UNLESS.items():
         found |= {f"{part}.{name}": parts[part][name] for name, old in later.items() if parts[part][name] != old}
     return {name: float(value) if name in REALS else value for name, value in found.items()}

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.config import ModelConfig
 from models.stable_diffusion import LatentDiffusion
 from samplers.schedule import Schedule
 from weights.load import networks_of
@@ -33,7 +34,7 @@ def fingerprint_v1(model: LatentDiffusion) -> str | None:
     """
     config, noise = model.config, model.config.noise
     then = {name: getattr(noise, name) for name in FIELDS["Schedule"].split()}
-    if noise != Schedule(**then):
+    if noise != Schedule(**then) or not isinstance(config, ModelConfig):
         return None
     parts = (config.unet, config.vae, config.text, noise, noise)
     texts = (

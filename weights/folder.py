@@ -1,4 +1,4 @@
-"""The folder layout: unet/, vae/ and text_encoder/, and the small files that tell other tools what lies in them.
+"""The folder layout: unet/, vae/, text_encoder/ or image_encoder/, and small files that tell other tools of them.
 
 The numbers are written out from the configuration; tests compare them with a folder that another library wrote.
 The tokenizer's files hold open_clip's vocabulary in the spelling other tools read, for the two are the same table.
@@ -6,7 +6,6 @@ The tokenizer's files hold open_clip's vocabulary in the spelling other tools re
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -16,10 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.config import ModelConfig, TextConfig
-from models.stable_diffusion import StableDiffusion
+from models.config import AnyConfig, ModelConfig, TextConfig, VisionConfig
+from models.paint_by_example import CLIP_DEVIATION, CLIP_MEAN
+from models.stable_diffusion import LatentDiffusion
 from weights.atomic import new_folder
 from weights.files import HF_FILES
+from weights.folder_config import mapper_blocks
 from weights.load import networks_of
 from weights.names import NetworkName, source, table
 from weights.recognise import NOTE
@@ -28,7 +29,7 @@ DIFFUSERS_VERSION = "0.21.0"  # whose spelling of the folder this is
 Json = dict[str, Any]
 
 
-def to_folder(model: StableDiffusion) -> dict[NetworkName, dict[str, Tensor]]:
+def to_folder(model: LatentDiffusion) -> dict[NetworkName, dict[str, Tensor]]:
     """Every parameter under its name and shape in the folder layout, network by network: the inverse of `rename`."""
     state: dict[NetworkName, dict[str, Tensor]] = {}
     for part, network in networks_of(model).items():
@@ -43,7 +44,7 @@ def to_folder(model: StableDiffusion) -> dict[NetworkName, dict[str, Tensor]]:
     return state
 
 
-def save_folder(model: StableDiffusion, path: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
+def save_folder(model: LatentDiffusion, path: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
     """Write a model in the folder layout, complete or not at all; its config goes into photoswap.json.
 
     dtype: None keeps each parameter's own. Raises ValueError when something is at `path`, OSError when it cannot be
@@ -59,39 +60,55 @@ def save_folder(model: StableDiffusion, path: str | os.PathLike, dtype: torch.dt
             save_file(tensors, folder / home / f"{stem}.safetensors", metadata={"format": "pt"})
 
 
-def texts(config: ModelConfig) -> dict[str, str]:
+def texts(config: AnyConfig) -> dict[str, str]:
     """The small files of the folder: relative path to content."""
-    contents: Mapping[str, Json] = {
-        "model_index.json": model_index(),
+    contents: dict[str, Json] = {
+        "model_index.json": model_index(config),
         "scheduler/scheduler_config.json": scheduler_config(config),
         "unet/config.json": unet_config(config),
         "vae/config.json": vae_config(config),
-        "text_encoder/config.json": text_config(config.text),
         NOTE: asdict(config),
-        "tokenizer/tokenizer_config.json": tokenizer_config(config.text),
-        "tokenizer/special_tokens_map.json": special_tokens(config.text),
     }
+    if isinstance(config, ModelConfig):
+        contents |= {
+            "text_encoder/config.json": text_config(config.text),
+            "tokenizer/tokenizer_config.json": tokenizer_config(config.text),
+            "tokenizer/special_tokens_map.json": special_tokens(config.text),
+        }
+    else:
+        contents |= {
+            "image_encoder/config.json": image_config(config.image),
+            "feature_extractor/preprocessor_config.json": preprocessor_config(config.image),
+        }
     written = {name: json.dumps(content, indent=2) + "\n" for name, content in contents.items()}
-    return written | vocabulary()
+    return written | (vocabulary() if isinstance(config, ModelConfig) else {})
 
 
-def model_index() -> Json:
+def model_index(config: AnyConfig) -> Json:
     """Which classes other tools open the parts with. There is no safety checker, and none is asked for."""
-    return {
-        "_class_name": "StableDiffusionPipeline",
+    index: Json = {
         "_diffusers_version": DIFFUSERS_VERSION,
-        "feature_extractor": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],
         "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
+    if isinstance(config, ModelConfig):
+        return index | {
+            "_class_name": "StableDiffusionInpaintPipeline" if config.paints else "StableDiffusionPipeline",
+            "feature_extractor": [None, None],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+        }
+    return index | {
+        "_class_name": "PaintByExamplePipeline",
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "image_encoder": ["paint_by_example", "PaintByExampleImageEncoder"],
+    }
 
 
-def scheduler_config(config: ModelConfig) -> Json:
+def scheduler_config(config: AnyConfig) -> Json:
     """The noise schedule, and what the network predicts."""
     noise = config.noise
     return {
@@ -108,7 +125,7 @@ def scheduler_config(config: ModelConfig) -> Json:
     } | ({"rescale_betas_zero_snr": True} if noise.rescale_zero_snr else {})
 
 
-def unet_config(config: ModelConfig) -> Json:
+def unet_config(config: AnyConfig) -> Json:
     """The U-Net. What is called attention_head_dim there is the number of heads, an old mistake kept for old files."""
     unet = config.unet
     _check_first(unet.multipliers, "U-Net")
@@ -139,7 +156,7 @@ def unet_config(config: ModelConfig) -> Json:
     }
 
 
-def vae_config(config: ModelConfig) -> Json:
+def vae_config(config: AnyConfig) -> Json:
     """The autoencoder."""
     vae = config.vae
     _check_first(vae.multipliers, "VAE")
@@ -186,6 +203,50 @@ def text_config(text: TextConfig) -> Json:
         "pad_token_id": end if text.padding == "eot" else 0,
         "projection_dim": text.width,
         "vocab_size": text.vocabulary,
+    }
+
+
+def image_config(image: VisionConfig) -> Json:
+    """The image encoder. All lies flat: the class that reads it would look for a tower's numbers in a part of its own.
+
+    It reckons the mapper's blocks from the tower's layers, has one head in each, and cannot be told otherwise.
+    """
+    if (image.mapper_blocks, image.mapper_heads) != (mapper_blocks(image.layers), 1):
+        raise ValueError(
+            f"the mapper has {image.mapper_blocks} blocks of {image.mapper_heads} heads; the folder layout knows only "
+            f"{mapper_blocks(image.layers)} of one behind a tower of {image.layers} layers: write a single file"
+        )
+    return {
+        "architectures": ["PaintByExampleImageEncoder"],
+        "attention_dropout": 0.0,
+        "hidden_act": image.activation,
+        "hidden_size": image.width,
+        "image_size": image.size,
+        "intermediate_size": image.width * image.mlp_ratio,
+        "layer_norm_eps": 1e-5,
+        "model_type": "clip_vision_model",
+        "num_attention_heads": image.heads,
+        "num_channels": 3,
+        "num_hidden_layers": image.layers,
+        "patch_size": image.patch,
+        "projection_dim": image.context_channels,
+    }
+
+
+def preprocessor_config(image: VisionConfig) -> Json:
+    """How other tools make a reference picture ready; they cut out its middle where we squeeze it."""
+    return {
+        "crop_size": {"height": image.size, "width": image.size},
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": list(CLIP_MEAN),
+        "image_processor_type": "CLIPImageProcessor",
+        "image_std": list(CLIP_DEVIATION),
+        "resample": 3,  # bicubic
+        "size": {"shortest_edge": image.size},
     }
 
 

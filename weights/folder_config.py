@@ -10,9 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from models.config import LEVELS, TextConfig, UNetConfig, VAEConfig
+from models.config import LEVELS, TextConfig, UNetConfig, VAEConfig, VisionConfig
 from samplers import Schedule
 from weights.folder_schema import (
+    IMAGE_FIXED,
+    IMAGE_IGNORED,
     INDEX_CLASSES,
     LIMITS,
     SCHEDULER_REFUSED,
@@ -22,6 +24,7 @@ from weights.folder_schema import (
     UNET_IGNORED,
     VAE_FIXED,
     VAE_IGNORED,
+    ImageFile,
     SchedulerFile,
     TextFile,
     UNetFile,
@@ -34,6 +37,7 @@ T = TypeVar("T")
 LARGEST = 2**20  # bytes of a configuration file
 SCHEDULER = "scheduler/scheduler_config.json"
 UNET, VAE, TEXT = "unet/config.json", "vae/config.json", "text_encoder/config.json"
+IMAGE = "image_encoder/config.json"
 INDEX = "model_index.json"
 OTHER_NOISE = ("FlowMatch", "EDM", "CM", "LCM", "TCD", "CogVideoX")  # schedulers of another process, or distilled
 VOCABULARY = 49408
@@ -46,6 +50,7 @@ class FolderNumbers(NamedTuple):
     unet: UNetConfig | None
     vae: VAEConfig | None
     text: TextConfig | None
+    image: VisionConfig | None
     noise: Schedule | None
     native_size: int | None
 
@@ -59,7 +64,10 @@ def read_folder(path: Path) -> FolderNumbers:
     unet, side = _read(path / UNET, _unet) or (None, None)
     vae = _read(path / VAE, _vae)
     text = _read(path / TEXT, lambda data: _text(data, path))
-    return FolderNumbers(unet, vae, text, _read(path / SCHEDULER, _noise), _native_size(side, vae or VAEConfig()))
+    image = _read(path / IMAGE, _image)
+    return FolderNumbers(
+        unet, vae, text, image, _read(path / SCHEDULER, _noise), _native_size(side, vae or VAEConfig())
+    )
 
 
 def read_text(path: Path) -> str:
@@ -156,6 +164,34 @@ def _text(data: Json, folder: Path) -> TextConfig:
         },
         CONFIG_LIMITS,
     )
+
+
+def _image(data: Json) -> VisionConfig:
+    _refuse(data, ImageFile, IMAGE_FIXED, IMAGE_IGNORED)
+    file = parse(ImageFile, _named(ImageFile, data), LIMITS)
+    ratio, rest = divmod(file.intermediate_size, file.hidden_size)
+    if rest:
+        raise ValueError(f"intermediate_size is {file.intermediate_size}; want a multiple of {file.hidden_size}")
+    return parse(
+        VisionConfig,
+        {
+            "width": file.hidden_size,
+            "heads": file.num_attention_heads,
+            "layers": file.num_hidden_layers,
+            "size": file.image_size,
+            "patch": file.patch_size,
+            "mlp_ratio": ratio,
+            "activation": file.hidden_act,
+            "mapper_blocks": mapper_blocks(file.num_hidden_layers),
+            "context_channels": file.projection_dim,
+        },
+        CONFIG_LIMITS,
+    )
+
+
+def mapper_blocks(layers: int) -> int:
+    """How many blocks the mapper behind a tower of so many layers has; a folder does not say it."""
+    return (layers + 1) // 5
 
 
 def _noise(data: Json) -> Schedule:

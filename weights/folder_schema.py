@@ -20,6 +20,9 @@ LIMITS: Limits = {
     "num_hidden_layers": (1, 256),
     **dict.fromkeys(("vocab_size", "intermediate_size"), (1, 2**20)),
     "max_position_embeddings": (2, 4096),
+    "image_size": (1, 4096),
+    "patch_size": (1, 1024),
+    "projection_dim": (1, 16384),
     "sample_size": (1, 16384),
     "scaling_factor": (1e-6, 1e6),
     "num_train_timesteps": (2, 100_000),
@@ -69,6 +72,23 @@ class TextFile:
     num_attention_heads: int = 8
     max_position_embeddings: int = 77
     hidden_act: Literal["gelu", "quick_gelu"] = "quick_gelu"
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """image_encoder/config.json, as far as it may vary: the fields of a vision tower, and how wide the context is.
+
+    The class that reads it elsewhere takes it for the configuration of both towers, so everything lies flat in it.
+    """
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    image_size: int = 224
+    patch_size: int = 32
+    hidden_act: Literal["gelu", "quick_gelu"] = "quick_gelu"
+    projection_dim: int = 512
 
 
 @dataclass(frozen=True)
@@ -136,6 +156,15 @@ TEXT_IGNORED = (
     *("bos_token_id", "eos_token_id", "pad_token_id", "projection_dim"),  # of a pooled state that nothing here asks for
     "use_cache",
 )
+IMAGE_FIXED: Mapping[str, tuple[Any, ...]] = {
+    "layer_norm_eps": (1e-5,),
+    "model_type": ("clip_vision_model", "clip"),
+    "num_channels": (3,),
+}
+IMAGE_IGNORED = (
+    *("architectures", "torch_dtype", "dtype", "transformers_version"),
+    *("attention_dropout", "dropout", "initializer_factor", "initializer_range", "logit_scale_init_value"),
+)
 SCHEDULER_REFUSED: Mapping[str, tuple[Any, ...]] = {  # anything else is a setting of a sampler that is not ours
     "clip_sample": (False,),
     "snr_shift_scale": (None, 1),
@@ -146,6 +175,7 @@ SCHEDULER_REFUSED: Mapping[str, tuple[Any, ...]] = {  # anything else is a setti
 INDEX_CLASSES: Mapping[str, tuple[str, ...]] = {
     "unet": ("UNet2DConditionModel", "FlaxUNet2DConditionModel"),
     "vae": ("AutoencoderKL", "FlaxAutoencoderKL"),
+    "image_encoder": ("PaintByExampleImageEncoder",),
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection", "FlaxCLIPTextModel"),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
     **dict.fromkeys(("text_encoder_2", "transformer", "prior"), ()),

@@ -11,57 +11,78 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import reduce
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypeVar, overload
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.config import ModelConfig
+from models.config import AnyConfig, ModelConfig, PaintConfig
 from models.identity import Identity, Mark
+from models.paint_by_example import PaintByExample
 from models.stable_diffusion import LatentDiffusion, StableDiffusion
 from models.text_encoder import TextEncoder
 from models.tokenizer import Tokenizer
 from models.unet import UNet
 from models.vae import Autoencoder
+from models.vision import ImageEncoder
 from weights.atomic import atomic
 from weights.checksum import digest, scan
 from weights.files import Checkpoint, open_files
-from weights.names import NETWORKS, Layout, NetworkName, Source, not_needed, source, table
+from weights.names import Layout, NetworkName, Source, not_needed, source, table
 from weights.probe import settle
 from weights.published import locate
 from weights.recognise import CONFIG_KEY, Prediction, recognise
 from weights.records import shown
+
+Model = TypeVar("Model", bound=LatentDiffusion)
 
 
 def load(
     name_or_path: str | os.PathLike,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | Literal["stored"] | None = torch.float32,
-    config: ModelConfig | str | os.PathLike | None = None,
+    config: AnyConfig | str | os.PathLike | None = None,
     prediction: Prediction | None = None,
 ) -> StableDiffusion:
-    """Read a checkpoint in either published layout.
+    """Read a checkpoint of a model whose context is text, in either published layout.
 
-    name_or_path: miniature, sd21, sd21-base, sd15, a single .safetensors or .ckpt file, or a folder that holds unet/,
-    vae/ and text_encoder/. dtype: None takes the checkpoint's, for all networks the widest of them; "stored" keeps
-    each tensor's own, for writing it again: networks of several dtypes do not run. config: what the checkpoint is, a
-    name of it, or a JSON file of one; None reads it off the checkpoint. prediction: what it predicts; None goes by
-    weights/recognise.py, and where nobody is sure by a probe of the network, with a warning.
-    Raises ValueError when there is no such file, when it is no whole checkpoint, when a key is missing, unknown or of
-    another shape, and when a weight is NaN or infinite, or would be in this dtype.
+    name_or_path: miniature, a published name such as sd21, a single .safetensors or .ckpt file, or a folder that holds
+    unet/, vae/ and text_encoder/. dtype: None takes the checkpoint's, for all networks the widest of them; "stored"
+    keeps each tensor's own, for writing it again: networks of several dtypes do not run. config: what the checkpoint
+    is, a name of it, or a JSON file of one; None reads it off the checkpoint. prediction: what it predicts; None goes
+    by weights/recognise.py, and where nobody is sure by a probe of the network, with a warning.
+    Raises ValueError when there is no such file, when it is no whole checkpoint, when it is one of another kind, when a
+    key is missing, unknown or of another shape, and when a weight is NaN or infinite, or would be in this dtype.
+    """
+    return load_as(StableDiffusion, name_or_path, device, dtype, config, prediction)
+
+
+def load_as(
+    kind: type[Model],
+    name_or_path: str | os.PathLike,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | Literal["stored"] | None = torch.float32,
+    config: AnyConfig | str | os.PathLike | None = None,
+    prediction: Prediction | None = None,
+) -> Model:
+    """Read a checkpoint of this kind of model, PaintByExample for instance; LatentDiffusion takes any.
+
+    The others as for `load`; a folder holds image_encoder/ where the context is a picture.
     """
     path = locate(name_or_path)
     files = open_files(path)
     told = recognise(files, path, str(name_or_path), config, prediction)
     model = meta_model(told.config)
+    if not isinstance(model, kind):
+        raise ValueError(_of_another_kind(told.config, str(name_or_path)))
     networks = networks_of(model)
     digests: dict[str, str] = {}
     layout: Layout = "ldm" if None in files else "hf"
     kept = _widest(files, told.config, layout) if dtype is None else None if dtype == "stored" else dtype
     for part, checkpoint in files.items():
         checkpoint.kept_as = (torch.device(device), kept)
-        parts = NETWORKS if part is None else (part,)
+        parts = tuple(networks) if part is None else (part,)
         renamed = _rename(checkpoint, {p: networks[p] for p in parts}, told.config, layout, str(checkpoint.path))
         for p in parts:
             digests[p] = assign(networks[p], renamed[p], device, kept, f"the {p} of {checkpoint.path}")
@@ -69,7 +90,7 @@ def load(
     return settle(model, told, str(name_or_path))
 
 
-def _widest(files: Mapping[NetworkName | None, Checkpoint], config: ModelConfig, layout: Layout) -> torch.dtype:
+def _widest(files: Mapping[NetworkName | None, Checkpoint], config: AnyConfig, layout: Layout) -> torch.dtype:
     """The narrowest dtype that holds every needed tensor of a checkpoint exactly."""
     needed = (
         checkpoint[key]
@@ -82,28 +103,36 @@ def _widest(files: Mapping[NetworkName | None, Checkpoint], config: ModelConfig,
 
 
 def rename(
-    state: Mapping[str, Tensor], config: ModelConfig, part: NetworkName | None = None
+    state: Mapping[str, Tensor], config: AnyConfig, part: NetworkName | None = None
 ) -> dict[NetworkName, dict[str, Tensor]]:
     """The tensors of a checkpoint under our names, network by network, in our shapes; views wherever that is possible.
 
     state: a single file (part None), or one file of the folder layout (part says which).
     Raises ValueError naming up to five keys each that are missing, unknown or of another shape.
     """
-    parts = NETWORKS if part is None else (part,)
     networks = networks_of(meta_model(config))
+    parts = tuple(networks) if part is None else (part,)
     return _rename(state, {p: networks[p] for p in parts}, config, "hf" if part else "ldm", "the checkpoint")
 
 
-def meta_model(config: ModelConfig) -> StableDiffusion:
-    """The model with shapes and no memory, and the tokenizer that belongs to it."""
+def _of_another_kind(config: AnyConfig, where: str) -> str:
+    if isinstance(config, PaintConfig):
+        return f"{where} is {config.name}, whose context is a picture: where text is wanted, take one of its own kind"
+    return f"{where} is {config.name}, whose context is text: to paint by example take paint-by-example"
+
+
+@overload
+def meta_model(config: ModelConfig) -> StableDiffusion: ...
+@overload
+def meta_model(config: PaintConfig) -> PaintByExample: ...
+def meta_model(config: AnyConfig) -> StableDiffusion | PaintByExample:
+    """The model with shapes and no memory, and the tokenizer that belongs to it, if any."""
     with torch.device("meta"):
-        return StableDiffusion(
-            unet=UNet(config.unet),
-            vae=Autoencoder(config.vae),
-            text_encoder=TextEncoder(config.text),
-            tokenizer=Tokenizer(padding=config.text.padding, length=config.text.length),
-            config=config,
-        )
+        unet, vae = UNet(config.unet), Autoencoder(config.vae)
+        if isinstance(config, PaintConfig):
+            return PaintByExample(unet, vae, ImageEncoder(config.image), config=config)
+        tokenizer = Tokenizer(padding=config.text.padding, length=config.text.length)
+        return StableDiffusion(unet, vae, TextEncoder(config.text), tokenizer, config=config)
 
 
 def networks_of(model: LatentDiffusion) -> dict[NetworkName, nn.Module]:
@@ -147,7 +176,7 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(low.isfinite() & high.isfinite())
 
 
-def to_ldm(model: StableDiffusion) -> dict[str, Tensor]:
+def to_ldm(model: LatentDiffusion) -> dict[str, Tensor]:
     """Every parameter under its name and shape in the original single-file layout: the inverse of `rename`.
 
     What no network of ours holds is not written: schedule buffers, the last text layer of SD 2.x, its projection.
@@ -166,7 +195,7 @@ def to_ldm(model: StableDiffusion) -> dict[str, Tensor]:
 
 
 def save(
-    model: StableDiffusion,
+    model: LatentDiffusion,
     path: str | os.PathLike,
     dtype: torch.dtype | None = None,
     beside: Mapping[str, Tensor] = MappingProxyType({}),
@@ -185,7 +214,7 @@ def save(
 def _rename(
     state: Mapping[str, Tensor],
     networks: Mapping[NetworkName, nn.Module],
-    config: ModelConfig,
+    config: AnyConfig,
     layout: Layout,
     where: str,
 ) -> dict[NetworkName, dict[str, Tensor]]:
@@ -212,7 +241,7 @@ def _rename(
     return renamed
 
 
-def _complain(where: str, config: ModelConfig, missing: list[str], unknown: list[str], misshapen: list[str]) -> None:
+def _complain(where: str, config: AnyConfig, missing: list[str], unknown: list[str], misshapen: list[str]) -> None:
     found = {"missing": missing, "unknown": unknown, "of another shape": misshapen}
     faults = [f"{len(keys)} {fault} ({_some(keys)})" for fault, keys in found.items() if keys]
     if faults:
@@ -234,7 +263,7 @@ def _fits(theirs: Sequence[int], ours: Sequence[int]) -> bool:
     return tuple(theirs) == tuple(ours) or (len(ours) == 2 and tuple(theirs) == (*ours, 1, 1))
 
 
-def _is_convolution(key: str, config: ModelConfig) -> bool:
+def _is_convolution(key: str, config: AnyConfig) -> bool:
     """Whether the single-file layout stores one of our Linear weights as a 1x1 convolution."""
     module, _, kind = key.rpartition(".")
     if kind != "weight":

@@ -1,24 +1,24 @@
 """Official key -> our key: one short table of templates per published layout.
 
 Two layouts are published. `ldm` is the original single file of latent-diffusion, its three networks told apart by
-prefix; `hf` is the folder of unet/, vae/ and text_encoder/. A row reads `ours: theirs`: `{i}` and `{j}` are numbers,
-`*` is the rest of the key, and a row that is a pair says by which table that rest goes on. `theirs` is a function where
-a number has to be computed; `[0]`, `[1]`, `[2]` pick a third of a fused tensor. The first row that fits counts. Reading
-from ours to theirs gives every parameter a source; what a file then has left must be on the short list of things not
-needed.
+prefix; `hf` is the folder of unet/, vae/ and text_encoder/ or image_encoder/. A row reads `ours: theirs`: `{i}` and
+`{j}` are numbers, `*` is the rest of the key, and a row that is a pair says by which table that rest goes on. `theirs`
+is a function where a number has to be computed; `[0]`, `[1]`, `[2]` pick a third of a fused tensor. The first row that
+fits counts. Reading from ours to theirs gives every parameter a source; what a file then has left must be on the short
+list of things not needed.
 """
 
 import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
-from models.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
+from models.config import AnyConfig, ModelConfig, TextConfig, UNetConfig, VAEConfig
 from models.stable_diffusion import NetworkName
 
 Layout = Literal["ldm", "hf"]
-NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
+NETWORKS: tuple[NetworkName, ...] = ("unet", "vae", "text")  # of a model whose context is text
 Place = str | Callable[..., str]
 Table = dict[str, "Place | tuple[Place, Table]"]
 
@@ -64,15 +64,18 @@ VAE_ATTENTION_HF_2022: Table = {
     "to_v.*": "value.*",
     "to_out.*": "proj_attn.*",
 }
+CLIP_LAYER: Table = {
+    "norm{j}.*": "layer_norm{j}.*",
+    "attn.to_q.*": "self_attn.q_proj.*",
+    "attn.to_k.*": "self_attn.k_proj.*",
+    "attn.to_v.*": "self_attn.v_proj.*",
+    "attn.to_out.*": "self_attn.out_proj.*",
+    "mlp.linear{j}.*": "mlp.fc{j}.*",
+}
 CLIP: Table = {  # SD 1.x in both layouts, SD 2.x in the folder
     "token_embedding.*": "text_model.embeddings.token_embedding.*",
     "position_embedding.*": "text_model.embeddings.position_embedding.*",
-    "layers.{i}.norm{j}.*": "text_model.encoder.layers.{i}.layer_norm{j}.*",
-    "layers.{i}.attn.to_q.*": "text_model.encoder.layers.{i}.self_attn.q_proj.*",
-    "layers.{i}.attn.to_k.*": "text_model.encoder.layers.{i}.self_attn.k_proj.*",
-    "layers.{i}.attn.to_v.*": "text_model.encoder.layers.{i}.self_attn.v_proj.*",
-    "layers.{i}.attn.to_out.*": "text_model.encoder.layers.{i}.self_attn.out_proj.*",
-    "layers.{i}.mlp.linear{j}.*": "text_model.encoder.layers.{i}.mlp.fc{j}.*",
+    "layers.{i}.*": ("text_model.encoder.layers.{i}.*", CLIP_LAYER),
     "final_norm.*": "text_model.final_layer_norm.*",
 }
 OPENCLIP: Table = {  # SD 2.x in the single file: open_clip's own names, q, k and v fused
@@ -86,6 +89,39 @@ OPENCLIP: Table = {  # SD 2.x in the single file: open_clip's own names, q, k an
     "layers.{i}.mlp.linear1.*": "transformer.resblocks.{i}.mlp.c_fc.*",
     "layers.{i}.mlp.linear2.*": "transformer.resblocks.{i}.mlp.c_proj.*",
     "final_norm.*": "ln_final.*",
+}
+VISION: Table = {
+    "class_embedding": "vision_model.embeddings.class_embedding",
+    "patches.*": "vision_model.embeddings.patch_embedding.*",
+    "position_embedding.*": "vision_model.embeddings.position_embedding.*",
+    "norm_in.*": "vision_model.pre_layrnorm.*",  # a typing mistake, and the name in every file there is
+    "layers.{i}.*": ("vision_model.encoder.layers.{i}.*", CLIP_LAYER),
+    "norm_out.*": "vision_model.post_layernorm.*",
+}
+IMAGE_LDM: Table = {
+    "tower.*": ("cond_stage_model.transformer.*", VISION),
+    "mapper.{i}.norm{j}.*": "cond_stage_model.mapper.resblocks.{i}.ln_{j}.*",
+    "mapper.{i}.attn.to_q.*": "cond_stage_model.mapper.resblocks.{i}.attn.c_qkv.*[0]",
+    "mapper.{i}.attn.to_k.*": "cond_stage_model.mapper.resblocks.{i}.attn.c_qkv.*[1]",
+    "mapper.{i}.attn.to_v.*": "cond_stage_model.mapper.resblocks.{i}.attn.c_qkv.*[2]",
+    "mapper.{i}.attn.to_out.*": "cond_stage_model.mapper.resblocks.{i}.attn.c_proj.*",
+    "mapper.{i}.mlp.linear1.*": "cond_stage_model.mapper.resblocks.{i}.mlp.c_fc.*",
+    "mapper.{i}.mlp.linear2.*": "cond_stage_model.mapper.resblocks.{i}.mlp.c_proj.*",
+    "final_norm.*": "cond_stage_model.final_ln.*",
+    "proj_out.*": "proj_out.*",
+    "empty": "learnable_vector",
+}
+IMAGE_HF: Table = {
+    "tower.*": ("model.*", VISION),
+    "mapper.{i}.norm1.*": "mapper.blocks.{i}.norm1.*",
+    "mapper.{i}.norm2.*": "mapper.blocks.{i}.norm3.*",  # the second is that of a cross-attention it has not
+    "mapper.{i}.attn.to_out.*": "mapper.blocks.{i}.attn1.to_out.0.*",
+    "mapper.{i}.attn.*": "mapper.blocks.{i}.attn1.*",
+    "mapper.{i}.mlp.linear1.*": "mapper.blocks.{i}.ff.net.0.proj.*",
+    "mapper.{i}.mlp.linear2.*": "mapper.blocks.{i}.ff.net.2.*",
+    "final_norm.*": "final_layer_norm.*",
+    "proj_out.*": "proj_out.*",
+    "empty": "uncond_vector",
 }
 
 
@@ -164,24 +200,30 @@ def is_openclip(config: TextConfig) -> bool:
     return config.activation == "gelu"
 
 
-def table(config: ModelConfig, layout: Layout, network: NetworkName, keys: Iterable[str] = ()) -> Table:
+def table(config: AnyConfig, layout: Layout, network: NetworkName, keys: Iterable[str] = ()) -> Table:
     """The rows for one network. keys: the file's own, which tell the two spellings of the folder's VAE apart.
 
     Raises ValueError for a network that the layout has no names for.
     """
+    tables: dict[str, Table]
     if layout == "hf":
         old = network == "vae" and any(".attentions.0.query." in key for key in keys)
-        folder = {"unet": UNET_HF, "vae": vae_hf(VAE_ATTENTION_HF_2022 if old else VAE_ATTENTION_HF), "text": CLIP}
-        return _of(network, folder)
-    text: Table = {"*": ("cond_stage_model.transformer.*", CLIP)}
-    if is_openclip(config.text):
-        text = {"*": ("cond_stage_model.model.*", OPENCLIP)}
-    file: dict[str, Table] = {
-        "unet": {"*": ("model.diffusion_model.*", unet_ldm(config.unet))},
-        "vae": {"*": ("first_stage_model.*", vae_ldm(config.vae))},
-        "text": text,
-    }
-    return _of(network, file)
+        tables = {"unet": UNET_HF, "vae": vae_hf(VAE_ATTENTION_HF_2022 if old else VAE_ATTENTION_HF)}
+    else:
+        tables = {
+            "unet": {"*": ("model.diffusion_model.*", unet_ldm(config.unet))},
+            "vae": {"*": ("first_stage_model.*", vae_ldm(config.vae))},
+        }
+    if not isinstance(config, ModelConfig):
+        return _of(network, {**tables, "image": IMAGE_HF if layout == "hf" else IMAGE_LDM})
+    return _of(network, {**tables, "text": CLIP if layout == "hf" else text_ldm(config.text)})
+
+
+def text_ldm(config: TextConfig) -> Table:
+    """The text encoder of the single file."""
+    if is_openclip(config):
+        return {"*": ("cond_stage_model.model.*", OPENCLIP)}
+    return {"*": ("cond_stage_model.transformer.*", CLIP)}
 
 
 def _of(network: NetworkName, tables: dict[str, Table]) -> Table:
@@ -198,15 +240,22 @@ def source(key: str, rows: Table) -> Source:
     return Source(theirs)
 
 
-def not_needed(key: str, config: ModelConfig, layout: Layout, network: NetworkName | None = None) -> bool:
+def not_needed(key: str, config: AnyConfig, layout: Layout, network: NetworkName | None = None) -> bool:
     """Whether a key of a checkpoint may lie unused. network: whose file it is, in the folder."""
     if layout == "hf":
-        return network == "text" and key in ("text_model.embeddings.position_ids", "text_projection.weight")
-    beyond = range(config.text.layers, config.text.stored_layers)
-    patterns = (*NOT_NEEDED_LDM, *(f"cond_stage_model.model.transformer.resblocks.{i}.*" for i in beyond))
-    return any(fnmatchcase(key, pattern) for pattern in patterns)
+        return network is not None and key in NOT_NEEDED_HF.get(network, ())
+    if not isinstance(config, ModelConfig):
+        others: tuple[str, ...] = ("cond_stage_model.transformer.vision_model.embeddings.position_ids",)
+    else:
+        beyond = range(config.text.layers, config.text.stored_layers)
+        others = (*NOT_NEEDED_TEXT, *(f"cond_stage_model.model.transformer.resblocks.{i}.*" for i in beyond))
+    return any(fnmatchcase(key, pattern) for pattern in (*NOT_NEEDED_LDM, *others))
 
 
+NOT_NEEDED_HF: dict[NetworkName, tuple[str, ...]] = {
+    "text": ("text_model.embeddings.position_ids", "text_projection.weight"),
+    "image": ("model.vision_model.embeddings.position_ids",),
+}
 NOT_NEEDED_LDM = (
     "betas",  # the schedule is computed, in float64
     "alphas_cumprod",
@@ -221,6 +270,8 @@ NOT_NEEDED_LDM = (
     "posterior_mean_coef1",
     "posterior_mean_coef2",
     "model_ema.*",  # published files hold the average in the main keys already
+)
+NOT_NEEDED_TEXT = (
     "cond_stage_model.transformer.text_model.embeddings.position_ids",
     "cond_stage_model.model.text_projection",  # after the last layer: the context is taken before it
     "cond_stage_model.model.logit_scale",

@@ -8,29 +8,31 @@ most sqrt(alpha_bar) = 0.07. Nothing in the shapes tells the two apart, and read
 
 import warnings
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
-from models.stable_diffusion import StableDiffusion
+from models.stable_diffusion import LatentDiffusion
 from weights.recognise import Prediction, Recognised, predicting
 
+Model = TypeVar("Model", bound=LatentDiffusion)
 SIDE = 16  # of the noise: a thousand numbers, by chance alike to 0.03
 NEAR_ONE, NEAR_ZERO = 0.7, 0.3
 
 
 @torch.no_grad()
-def noise_response(model: StableDiffusion) -> float:
-    """How much of pure noise comes back in the network's answer to it, for the empty prompt: 1 all, 0 none.
+def noise_response(model: LatentDiffusion) -> float:
+    """How much of pure noise comes back in the network's answer to it, unconditionally: 1 all, 0 none.
 
     The regression of the answer on the noise; the correlation, which is blind to scale, would take even the trace of
     noise in a bland v for all of it. Channels are centred first. The noise is always the same. NaN if the answer is.
     """
-    weight, unet = model.unet.conv_in.weight, model.config.unet
-    noise = torch.randn(1, unet.out_channels, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    rest = torch.zeros(1, unet.in_channels - unet.out_channels, SIDE, SIDE)
-    rest[:, :1] = 1  # where the network paints inside a mask: all of it, and nothing of a picture is left
-    asked = torch.cat([noise, rest], 1).to(weight.device, weight.dtype)
-    context = model.encode_text("").to(weight.dtype)
+    weight, channels = model.unet.conv_in.weight, model.config.unet.out_channels
+    noise = torch.randn(1, channels, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    nothing, all_of_it = torch.zeros_like(noise), torch.ones(1, 1, SIDE, SIDE)  # of a picture is left, is repainted
+    rows = [noise, model.beside(nothing, all_of_it)] if model.config.paints else [noise]
+    asked = torch.cat(rows, 1).to(weight.device, weight.dtype)
+    context = model.unconditional().to(weight.dtype)
     answer = model.unet(asked, model.config.noise.train_steps - 1, context)
     answer, noise = (x.to("cpu", torch.float64) for x in (answer, noise))
     centred = noise - noise.mean((2, 3), keepdim=True)
@@ -44,7 +46,7 @@ def verdict(found: float) -> Prediction | None:
     return "v" if abs(found) <= NEAR_ZERO else None
 
 
-def settle(model: StableDiffusion, told: Recognised, where: str) -> StableDiffusion:
+def settle(model: Model, told: Recognised, where: str) -> Model:
     """The model with its prediction settled, by the probe where nobody has said it.
 
     told: who says what it predicts; where that is sure the network is not asked. Warns with the probe's decision where

@@ -19,13 +19,22 @@ VARIABLE = "PHOTOSWAP_WEIGHTS"
 
 @dataclass(frozen=True)
 class Published:
-    """One official file: where it is, and the size and hash by which it is known wherever it comes from."""
+    """One official file: where it is, and the size and hash by which it is known wherever it comes from.
+
+    saved_as: its name here, where its own says too little; None: its own.
+    """
 
     repository: str
     revision: str
     file: str
     bytes: int
     sha256: str
+    saved_as: str | None = None
+
+    @property
+    def here(self) -> str:
+        """What it is called in the cache folder."""
+        return self.saved_as or self.file
 
     @property
     def page(self) -> str:
@@ -55,7 +64,32 @@ PUBLISHED = {
         4265146304,
         "6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa",
     ),
+    "sd2-inpainting": Published(
+        "Comfy-Org/stable_diffusion_2.1_repackaged",
+        "a3feb9bf86e1b98445d6217d517d4217b75313aa",
+        "512-inpainting-ema.safetensors",
+        5214662094,
+        "b29e2ed9a8fe58e76f7e801bda091d23738bd74c1da3f339bcbe2d40922fcb60",
+    ),
+    "sd15-inpainting": Published(
+        "stable-diffusion-v1-5/stable-diffusion-inpainting",
+        "8a4288a76071f7280aedbdb3253bdb9e9d5d84bb",
+        "sd-v1-5-inpainting.ckpt",
+        4265437280,
+        "c6bbc15e3224e6973459ba78de4998b80b50112b0ae5b5c67113d56b4e366b19",
+    ),
+    "paint-by-example": Published(
+        "Fantasy-Studio/Paint-by-Example",
+        "37bfdc569d2fbd2c2e0aecce78989d1cba8335f2",
+        "model.ckpt",
+        5241118218,
+        "cfe1becd255dfd8aee990faef838087ded20da406afe3bd73a585423afaa0dde",
+        saved_as="paint-by-example.ckpt",
+    ),
 }
+# A later model.ckpt of the same repository, and what `main` has there: the state of the trainer, Lightning, with
+# optimizer and all, whose pickle asks for classes of Lightning and NumPy.
+TRAINING_STATE = 12628030792
 MINIATURE_FILE = Path(__file__).parent / "miniature.safetensors"
 
 
@@ -97,15 +131,26 @@ def locate(name_or_path: str | os.PathLike) -> Path:
     if str(name_or_path) == "miniature":
         return _present(MINIATURE_FILE, f"the miniature's weights are missing from this installation: {MINIATURE_FILE}")
     if published := PUBLISHED.get(str(name_or_path)):
-        wanted = cache_folder() / published.file
+        wanted = cache_folder() / published.here
         return _present(
             wanted,
             f"{name_or_path} is not at {wanted}: `photoswap weights fetch {name_or_path}` gets it "
-            f"({published.bytes / 1e9:.1f} GB), or set {VARIABLE} to the folder that holds {published.file}",
+            f"({published.bytes / 1e9:.1f} GB), or set {VARIABLE} to the folder that holds {published.here}",
         )
     names = ", ".join(["miniature", *PUBLISHED])
     asked = quoted(str(name_or_path), 120)
     return _present(expand(name_or_path), f"no model {asked}: it is no file, no folder and none of {names}")
+
+
+def check_no_training_state(path: Path) -> None:
+    """Raise ValueError for the file of 12.6 GB that stands in the place of Paint by Example's weights."""
+    if path.stat().st_size == TRAINING_STATE:
+        published = PUBLISHED["paint-by-example"]
+        raise ValueError(
+            f"{shown(path)} is Paint by Example's training state of {TRAINING_STATE / 1e9:.1f} GB (a full Lightning "
+            f"checkpoint, whose pickle imports lightning and numpy) and is refused: take {published.file} of revision "
+            f"{published.revision[:7]}, {published.bytes / 1e9:.1f} GB, by `photoswap weights fetch paint-by-example`"
+        )
 
 
 def _present(path: Path, otherwise: str) -> Path:

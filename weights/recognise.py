@@ -14,16 +14,28 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from models.config import LEVELS, MINIATURE, MODELS, ModelConfig, TextConfig, UNetConfig, VAEConfig
+from models.config import (
+    LEVELS,
+    MINIATURE,
+    MODELS,
+    AnyConfig,
+    ModelConfig,
+    PaintConfig,
+    TextConfig,
+    UNetConfig,
+    VAEConfig,
+    VisionConfig,
+)
 from samplers import Schedule
 from weights.files import Checkpoint
-from weights.folder_config import SCHEDULER, TEXT, UNET, VAE, FolderNumbers, read_folder, read_text
+from weights.folder_config import IMAGE, SCHEDULER, TEXT, UNET, VAE, FolderNumbers, read_folder, read_text
 from weights.names import Layout, NetworkName, source, table
 from weights.published import PUBLISHED, expand, sha256
 from weights.records import parse_config, quoted, shown
 
 Prediction = Literal["eps", "v"]
 CONFIG_KEY = "photoswap.config"  # of the metadata: what `save` records, so that a file of ours says what it is
+LEARNT = "learnable_vector"  # the unconditional context, in a single file of Paint by Example
 NOTE = "photoswap.json"  # the same, in a folder
 
 
@@ -35,25 +47,30 @@ class Recognised(NamedTuple):
     than a word in its name, and a probe overrules it.
     """
 
-    config: ModelConfig
+    config: AnyConfig
     by: str | None
     sure: bool
     hint: bool = False
 
 
 class Networks(NamedTuple):
-    """The numbers of the three networks."""
+    """The numbers of the three networks. conditioner: of the one that makes the context."""
 
     unet: UNetConfig
     vae: VAEConfig
-    text: TextConfig
+    conditioner: TextConfig | VisionConfig
+
+
+def networks_of(config: AnyConfig) -> Networks:
+    """The numbers of the networks of a model."""
+    return Networks(config.unet, config.vae, config.conditioner)
 
 
 def recognise(
     files: Mapping[NetworkName | None, Checkpoint],
     path: Path,
     name: str,
-    config: ModelConfig | str | os.PathLike | None = None,
+    config: AnyConfig | str | os.PathLike | None = None,
     prediction: Prediction | None = None,
 ) -> Recognised:
     """Tell what the open files of a checkpoint are.
@@ -73,12 +90,12 @@ def recognise(
     return Recognised(asked, f"the prediction asked for ({prediction})", sure=not told.sure)
 
 
-def predicting(config: ModelConfig, prediction: Prediction) -> ModelConfig:
+def predicting(config: AnyConfig, prediction: Prediction) -> AnyConfig:
     """The known model of the same networks that predicts this, else the same model said to."""
     if config.noise.prediction == prediction:
         return config
-    noise, networks = replace(config.noise, prediction=prediction), (config.unet, config.vae, config.text)
-    alike = (known for known in MODELS.values() if (known.unet, known.vae, known.text) == networks)
+    noise, networks = replace(config.noise, prediction=prediction), networks_of(config)
+    alike = (known for known in MODELS.values() if networks_of(known) == networks)
     return next((known for known in alike if known.noise == noise), None) or replace(config, noise=noise)
 
 
@@ -105,9 +122,9 @@ def _told(
     files: Mapping[NetworkName | None, Checkpoint],
     path: Path,
     name: str,
-    config: ModelConfig | str | os.PathLike | None,
+    config: AnyConfig | str | os.PathLike | None,
 ) -> Recognised:
-    if isinstance(config, ModelConfig):
+    if isinstance(config, AnyConfig):
         return Recognised(config, "the configuration given", True)
     if config is not None:
         return configured(config)
@@ -144,37 +161,42 @@ def _of_folder(files: Mapping[NetworkName | None, Checkpoint], path: Path) -> Re
 
 def _networks(
     numbers: FolderNumbers, files: Mapping[NetworkName | None, Checkpoint]
-) -> tuple[Networks, list[ModelConfig]]:
+) -> tuple[Networks, list[AnyConfig]]:
     """The networks of a folder, and the known models that have the same.
 
     Those that no file describes are the networks of the published model whose shapes the folder has. The text encoder's
     file does not say how many layers it had before the last were left out: that is said by the known ones.
     """
-    described = numbers.unet and numbers.vae and numbers.text
+    told = numbers.image if "image" in files else numbers.text
+    described = numbers.unet and numbers.vae and told
     fitting = list(MODELS.values()) if described else _fitting(files)
-    text = numbers.text or fitting[0].text
-    texts = (known.text for known in MODELS.values())
-    text = next((known for known in texts if _without_rest(known) == _without_rest(text)), text)
-    networks = Networks(numbers.unet or fitting[0].unet, numbers.vae or fitting[0].vae, text)
-    return networks, [known for known in fitting if (known.unet, known.vae, known.text) == networks]
+    made_by = told or fitting[0].conditioner
+    known_ones = (known.conditioner for known in MODELS.values())
+    made_by = next((known for known in known_ones if _without_rest(known) == _without_rest(made_by)), made_by)
+    networks = Networks(numbers.unet or fitting[0].unet, numbers.vae or fitting[0].vae, made_by)
+    return networks, [known for known in fitting if networks_of(known) == networks]
 
 
-def _own_model(path: Path, networks: Networks, noise: Schedule, native_size: int | None) -> ModelConfig:
+def _own_model(path: Path, networks: Networks, noise: Schedule, native_size: int | None) -> AnyConfig:
     """A model that nobody published, called like its folder."""
     granularity = networks.vae.factor * 2 ** (LEVELS - 1)
     size = native_size or granularity * 8
+    name, (unet, vae, conditioner) = shown(path.resolve().name) or "model", networks
     try:
-        return ModelConfig(shown(path.resolve().name) or "model", *networks, noise, size, granularity)
+        if isinstance(conditioner, VisionConfig):
+            return PaintConfig(name, unet, vae, noise, size, granularity, conditioner)
+        return ModelConfig(name, unet, vae, noise, size, granularity, conditioner)
     except ValueError as error:
         raise ValueError(f"the configuration files of {shown(path)} do not belong together: {error}") from None
 
 
-def _check_note(noted: ModelConfig, numbers: FolderNumbers, path: Path) -> None:
+def _check_note(noted: AnyConfig, numbers: FolderNumbers, path: Path) -> None:
     """Raise ValueError when the folder's own note and the files beside it, which other tools read, say two things."""
     pairs: Mapping[str, tuple[Any, Any]] = {
         UNET: (noted.unet, numbers.unet),
         VAE: (noted.vae, numbers.vae),
-        TEXT: (_without_rest(noted.text), numbers.text),
+        **({IMAGE: (noted.image, numbers.image)} if isinstance(noted, PaintConfig) else {}),
+        **({TEXT: (_without_rest(noted.text), numbers.text)} if isinstance(noted, ModelConfig) else {}),
         SCHEDULER: (noted.noise, numbers.noise),
     }
     for file, (ours, theirs) in pairs.items():
@@ -186,15 +208,17 @@ def _check_note(noted: ModelConfig, numbers: FolderNumbers, path: Path) -> None:
             )
 
 
-def _without_rest(text: TextConfig) -> TextConfig:
-    """The text encoder as a folder holds it, with no layers beyond those that run."""
-    return replace(text, stored_layers=text.layers)
+def _without_rest(conditioner: TextConfig | VisionConfig) -> TextConfig | VisionConfig:
+    """The encoder as a folder holds it: one of text has no layers beyond those that run."""
+    if isinstance(conditioner, TextConfig):
+        return replace(conditioner, stored_layers=conditioner.layers)
+    return conditioner
 
 
 # A single file
 
 
-def _fitting(files: Mapping[NetworkName | None, Checkpoint]) -> list[ModelConfig]:
+def _fitting(files: Mapping[NetworkName | None, Checkpoint]) -> list[AnyConfig]:
     """The published models whose shapes a checkpoint has. Raises ValueError when there is none.
 
     Shapes say nothing of heads, groups and scales. That a model of Stable Diffusion's widths has its numbers is as good
@@ -204,6 +228,8 @@ def _fitting(files: Mapping[NetworkName | None, Checkpoint]) -> list[ModelConfig
     layout: Layout = "ldm" if None in files else "hf"
     published = {name: config for name, config in MODELS.items() if config is not MINIATURE}
     fitting = [config for config in published.values() if _looks_like(checkpoint, config, layout)]
+    if layout == "hf":
+        fitting = [config for config in fitting if isinstance(config, PaintConfig) == ("image" in files)]
     if not fitting:
         raise ValueError(
             f"{shown(checkpoint.path)} fits none of {', '.join(published)}: for another, pass its config (--config)"
@@ -211,8 +237,10 @@ def _fitting(files: Mapping[NetworkName | None, Checkpoint]) -> list[ModelConfig
     return fitting
 
 
-def _looks_like(checkpoint: Checkpoint, config: ModelConfig, layout: Layout) -> bool:
-    """Compare the shapes that tell the known models apart: the U-Net's width and its context's."""
+def _looks_like(checkpoint: Checkpoint, config: AnyConfig, layout: Layout) -> bool:
+    """Compare what tells the known models apart: the U-Net's width, its context's, and what makes that of what."""
+    if layout == "ldm" and (LEARNT in checkpoint) != isinstance(config, PaintConfig):
+        return False
     rows = table(config, layout, "unet")
     wanted = {
         "conv_in.weight": (config.unet.channels, config.unet.in_channels, 3, 3),
@@ -222,9 +250,9 @@ def _looks_like(checkpoint: Checkpoint, config: ModelConfig, layout: Layout) -> 
     return all(key in checkpoint and tuple(checkpoint[key].shape) == shape for key, shape in keys.items())
 
 
-def _by_name(path: Path, fitting: list[ModelConfig]) -> Recognised | None:
+def _by_name(path: Path, fitting: list[AnyConfig]) -> Recognised | None:
     """What the published name of a file says, or its hash where it has the size of a published one, or a hint."""
-    by_file = {published.file: MODELS[name] for name, published in PUBLISHED.items()}
+    by_file = {published.here: MODELS[name] for name, published in PUBLISHED.items()}
     if by_file.get(path.name) in fitting:
         return Recognised(by_file[path.name], "its published name", True)
     if len(fitting) == 1:
@@ -240,13 +268,13 @@ def _by_name(path: Path, fitting: list[ModelConfig]) -> Recognised | None:
     return None
 
 
-def _by_shape(fitting: list[ModelConfig]) -> Recognised:
+def _by_shape(fitting: list[AnyConfig]) -> Recognised:
     """The models of these shapes, where they agree on what they predict."""
     agreed = len({config.noise.prediction for config in fitting}) == 1
     return Recognised(fitting[0], "its shapes" if agreed else None, agreed)
 
 
-def _choose(fitting: list[ModelConfig], prediction: Prediction) -> ModelConfig:
+def _choose(fitting: list[AnyConfig], prediction: Prediction) -> AnyConfig:
     return next((config for config in fitting if config.noise.prediction == prediction), None) or predicting(
         fitting[0], prediction
     )
@@ -255,19 +283,24 @@ def _choose(fitting: list[ModelConfig], prediction: Prediction) -> ModelConfig:
 # What both share
 
 
-def _from_json(path: Path) -> ModelConfig:
+def _from_json(path: Path) -> AnyConfig:
     return parse_config(read_text(path), path)
 
 
-def _check_size(files: Mapping[NetworkName | None, Checkpoint], config: ModelConfig, path: Path) -> None:
+def _check_size(files: Mapping[NetworkName | None, Checkpoint], config: AnyConfig, path: Path) -> None:
     """Raise ValueError, before anything is built, for a configuration of more layers than there are tensors."""
-    if any((config.unet, config.vae, config.text) == (known.unet, known.vae, known.text) for known in MODELS.values()):
+    if any(networks_of(config) == networks_of(known) for known in MODELS.values()):
         return
     unet, tensors = config.unet, sum(len(checkpoint) for checkpoint in files.values())
     transformers = len(unet.attention_levels) * (2 * unet.res_blocks + 1) + 1
     resblocks = (LEVELS + len(config.vae.multipliers)) * (2 * unet.res_blocks + 1)
-    if (layers := transformers * unet.depth + resblocks + config.text.layers) > tensors:
+    if (layers := transformers * unet.depth + resblocks + _layers(config.conditioner)) > tensors:
         raise ValueError(
             f"{shown(path)} holds {tensors} tensors, and {shown(config.name)} asks for {layers} layers: is it another "
             "model?"
         )
+
+
+def _layers(conditioner: TextConfig | VisionConfig) -> int:
+    rest = conditioner.mapper_blocks if isinstance(conditioner, VisionConfig) else 0
+    return conditioner.layers + rest

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.config import ModelConfig
+from models.config import AnyConfig, ModelConfig, PaintConfig
 from weights.atomic import atomic
 
 KEY = "photoswap"  # of the metadata
@@ -69,7 +69,9 @@ CONFIG_LIMITS: Limits = {
     **dict.fromkeys(("in_channels", "out_channels", "latent_channels"), (1, 256)),
     **dict.fromkeys(("channels", "head_channels", "context_channels", "width"), (1, 16384)),
     **dict.fromkeys(("multipliers", "res_blocks", "mlp_ratio"), (1, 64)),
-    **dict.fromkeys(("heads", "groups"), (1, 1024)),
+    **dict.fromkeys(("heads", "groups", "mapper_heads", "patch"), (1, 1024)),
+    "size": (1, 4096),
+    "mapper_blocks": (1, 64),
     "attention_levels": (0, 64),
     "depth": (0, 64),
     "scale_factor": (1e-6, 1e6),
@@ -83,10 +85,13 @@ CONFIG_LIMITS: Limits = {
 }
 
 
-def parse_config(text: str, where: str | Path) -> ModelConfig:
+def parse_config(text: str, where: str | Path) -> AnyConfig:
     """The model configuration that a JSON text holds. where: named in the ValueError raised for anything else."""
     try:
-        return parse(ModelConfig, parse_json(text), CONFIG_LIMITS)
+        data = parse_json(text)
+        if isinstance(data, dict) and "image" in data:
+            return parse(PaintConfig, data, CONFIG_LIMITS)
+        return parse(ModelConfig, data, CONFIG_LIMITS)
     except ValueError as error:
         raise ValueError(f"{shown(where)} holds no usable model configuration: {error}; pass the config") from None
 

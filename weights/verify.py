@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
-from models.config import ModelConfig
+from models.config import AnyConfig
+from models.stable_diffusion import LatentDiffusion
 from weights.fetch import check_published
 from weights.files import Checkpoint, open_files
-from weights.load import is_finite, load
+from weights.load import is_finite, load_as
 from weights.probe import noise_response, settle
 from weights.published import PUBLISHED, locate, sha256
 from weights.recognise import Prediction, recognise
@@ -34,14 +35,14 @@ class Report:
 
     files: tuple[File, ...]
     layout: str
-    config: ModelConfig
+    config: AnyConfig
     by: str | None
     noise_response: float
 
 
 def verify(
     name_or_path: str | os.PathLike,
-    config: ModelConfig | str | os.PathLike | None = None,
+    config: AnyConfig | str | os.PathLike | None = None,
     prediction: Prediction | None = None,
     progress: bool = False,
 ) -> Report:
@@ -52,14 +53,14 @@ def verify(
     what it predicts: warns when that is not what is said. Raises ValueError with the first fault.
     """
     path = locate(name_or_path)
-    names = {published.file: name for name, published in PUBLISHED.items()}
+    names = {published.here: name for name, published in PUBLISHED.items()}
     if path.is_file() and path.name in names:
         check_published(path, PUBLISHED[names[path.name]], progress)
     opened = open_files(path)
     for checkpoint in opened.values():
         check_finite(checkpoint)
     told = recognise(opened, path, str(name_or_path), config, prediction)
-    model = load(name_or_path, config=config, prediction=prediction)
+    model = load_as(LatentDiffusion, name_or_path, config=config, prediction=prediction)
     if told.sure:
         settle(model, told._replace(sure=False), str(path))
     by = told.by if model.config.noise == told.config.noise else None  # overruled by a probe

@@ -53,13 +53,13 @@ def list_weights(arguments: argparse.Namespace) -> None:
 
     files = {"miniature": MINIATURE_FILE}
     folder = arguments.cache or cache_folder()
-    files |= {name: folder / published.file for name, published in PUBLISHED.items()}
+    files |= {name: folder / published.here for name, published in PUBLISHED.items()}
     for name, path in files.items():
         size = PUBLISHED[name].bytes if name in PUBLISHED else path.stat().st_size if path.exists() else 0
         config = MODELS[name]
         state = "here" if path.exists() else "begun" if path.with_name(f"{path.name}.part").exists() else "not here"
         about = f"{config.noise.prediction:3}  {config.native_size:3} px"
-        say(f"{name:10} {size / 1e9:7.3f} GB  predicts {about}  {state:8}  {path}")
+        say(f"{name:16} {size / 1e9:7.3f} GB  predicts {about}  {state:8}  {path}")
 
 
 def fetch_weights(arguments: argparse.Namespace) -> None:
@@ -145,7 +145,9 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_fetch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="sd21, sd21-base or sd15")
+    parser.add_argument(
+        "name", metavar="NAME", help="sd21, sd21-base, sd15, sd2-inpainting, sd15-inpainting or paint-by-example"
+    )
     parser.add_argument(
         "--mirror",
         action="append",
@@ -167,7 +169,7 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", help="a file, a folder, or a name: sd21, sd21-base, sd15, miniature")
+    parser.add_argument("path", metavar="PATH", help="a file, a folder, or a name, see list")
     add_what_it_is(parser)
 
 
