@@ -98,6 +98,7 @@ class Method:
     keeps_outside: ClassVar[bool] = False  # whether it says itself how long a mask's outside is the source's
     inverts: ClassVar[bool] = True  # whether it wants the source's inversion, not its own latents alone
     moves_source: ClassVar[bool] = False  # whether the source goes by its update, whatever is known of it
+    needs_signal: ClassVar[bool] = False  # whether its update divides by the signal, of which pure noise has none
     wants: ClassVar[tuple[str, ...]] = ()  # "mask", of the subject; "reference", a picture of another, with its mask
     steps: int = 50
     guidance_scale: Guidance = 7.5

@@ -159,6 +159,11 @@ def _start(run: Run, methods: Mapping[str, Method]) -> tuple[dict[str, Tensor], 
     if len(firsts) != 1:
         raise ValueError(f"the methods begin at steps {sorted(firsts)}; want the same for all targets of a run")
     first = firsts.pop()
+    if run.steps[first].alpha_from == 0 and any(method.needs_signal for method in methods.values()):
+        raise ValueError(
+            "the model's first step has noise alone (zero terminal SNR), and this method wants some signal in every "
+            "step: take another method"
+        )
     given = {name: z for target, method in methods.items() for name, z in method.start(run, target).items()}
     for name, picture in run.pictures.items():
         if first > 0 and name not in given and not picture.is_known:

@@ -167,6 +167,27 @@ def test_joined_keys_and_values_are_one_softmax_over_both(model, inputs, table):
         assert torch.allclose(joined, doubled, atol=ROUNDING)
 
 
+def test_joined_within_a_mask_are_all_of_one_s_own_places_and_the_origin_s_inside(model, inputs, table):
+    inside = (torch.arange(8).expand(8, 8) < 4).flatten()
+    target = [1, 3]
+
+    def explicit(q, k, v):
+        rows = HALVES[BOTH]
+        return q, torch.cat([k, k[rows][:, :, inside]], dim=2), torch.cat([v, v[rows][:, :, inside]], dim=2)
+
+    site = sites(model, "self")[0]  # at the latents' own scale, where the mask needs no shrinking
+    seen = []
+    for hooks in (
+        {site: Hook(qkv=explicit, output=reading(seen.append))},
+        merge(
+            table(Injection("keys and values", (site,), joined=True, within="left")),
+            {site: Hook(output=reading(seen.append))},
+        ),
+    ):
+        run(model, inputs, hooks)
+    assert torch.allclose(seen[1][target], seen[0][target], atol=ROUNDING)
+
+
 def test_places_outside_a_mask_are_not_looked_at(model, inputs, table):
     """Against a softmax whose logits are minus infinity there; a mask that is empty means all places."""
     site = sites(model, "self")[0]

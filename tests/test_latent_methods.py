@@ -247,6 +247,14 @@ def test_noise_wants_a_generator_and_a_moved_source_one_target():
         next(side_by_side(unet_of(), Schedule(), two, {"a": method, "b": method}))
 
 
+def test_a_rule_that_divides_by_the_signal_is_refused_where_there_is_none():
+    method = InversionFree(steps=2)
+    schedule = Schedule(prediction="v", rescale_zero_snr=True, spacing="trailing")
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(ValueError, match="has noise alone"):
+        next(side_by_side(unet_of(), schedule, pictures_of(method), method, generator=generator))
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [

@@ -1,7 +1,4 @@
-"""InfEdit (Xu et al., CVPR 2024, arXiv:2312.04965): nothing is inverted, the source walks its own forward process.
-
-Settings bear sled-group/InfEdit's names, whose third row and blend are not here; what both rows say alike cancels out.
-"""
+"""InfEdit (Xu et al., CVPR 2024, arXiv:2312.04965): nothing is inverted, the source walks its own forward process."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,11 +14,12 @@ from samplers import Step
 
 @dataclass(frozen=True, kw_only=True)
 class InversionFree(Method):
-    """M, at all sites and in both halves, and A for shares of the steps. eta: the share of fresh noise in each."""
+    """M at all sites and A, for shares of the steps. eta: of fresh noise. InfEdit's third row and blend left out."""
 
     draws: ClassVar = True
     inverts: ClassVar = False
     moves_source: ClassVar = True
+    needs_signal: ClassVar = True
     steps: int = 12
     guidance_scale: Guidance = 2.3
     source_guidance_scale: Guidance | None = 1.0
