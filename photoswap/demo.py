@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from models.images import grid
+from models.prompts import article
 from models.stable_diffusion import StableDiffusion
 from photoswap.inversion import invert_image
 from photoswap.methods import Method, Photoswap
@@ -46,7 +47,8 @@ class Task:
     @property
     def prompt(self) -> str:
         """What is in the source, without its looks: "a photo of a cat in a meadow"."""
-        return f"a photo of a {self.scene.look.species} {PLACES[self.scene.place][0]}"
+        species = self.scene.look.species
+        return f"a photo of {article(species)} {species} {PLACES[self.scene.place][0]}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.prompts import article
 from models.tokenizer import Tokenizer
-
-# Words that are spoken with a vowel first, near enough: not by "u" and "eu" as in unicorn, but by the mute h of hour.
-VOWEL = re.compile(r"(?!uni|use|eu|one\b|ewe)[aeiou]|hour|heir|hono|hones", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +117,8 @@ def replace_word(prompt: str, old: str, new: str) -> str:
     """
 
     def put(found: re.Match[str]) -> str:
-        article = found["article"]
-        if not article:
-            return new
-        return article[0] + ("n" if VOWEL.match(new) else "") + found["space"] + new
+        before = found["article"]
+        return before[0] + article(new)[1:] + found["space"] + new if before else new
 
     word = rf"(?<!\w)(?:(?P<article>an?)(?P<space>\s+))?(?<!\w){re.escape(old)}(?!\w)"
     replaced, count = re.subn(word, put, prompt, flags=re.IGNORECASE)

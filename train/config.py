@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from models.prompts import article
 from weights.records import quoted
 
 # Settings that say how far to go and what to show on the way; a resumed run may differ in them.
@@ -107,12 +108,12 @@ class DreamBoothConfig:
     @property
     def instance_text(self) -> str:
         """The prompt of the reference pictures."""
-        return self.instance_prompt or f"a photo of {_article(self.token)} {self.token} {self.class_word}"
+        return self.instance_prompt or f"a photo of {article(self.token)} {self.token} {self.class_word}"
 
     @property
     def class_text(self) -> str:
         """The prompt of the class pictures."""
-        return self.class_prompt or f"a photo of {_article(self.class_word)} {self.class_word}"
+        return self.class_prompt or f"a photo of {article(self.class_word)} {self.class_word}"
 
     def settings(self) -> dict[str, Any]:
         """Every number of the configuration, as JSON holds it."""
@@ -137,11 +138,6 @@ def _check(name: str, value: Any) -> None:
 
 def _spelled(high: float) -> str:
     return f"{high:,}" if high < 2**31 else "2^63 - 1"
-
-
-def _article(word: str) -> str:
-    """Of the word that is spoken next: "an owl", "a sks owl" as published."""
-    return "an" if word[0].lower() in "aeiou" else "a"
 
 
 # "script": the defaults of the training script that DreamBooth is usually run with (diffusers'

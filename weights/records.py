@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.config import AnyConfig, ModelConfig, PaintConfig
+from models.prompts import article
 from weights.atomic import atomic
 
 KEY = "photoswap"  # of the metadata
@@ -245,7 +246,7 @@ class FileKind(Generic[T]):
     @property
     def one(self) -> str:
         """The name with its article."""
-        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
+        return f"{article(self.name)} {self.name}"
 
     def damaged(self, path: str | Path, error: Exception) -> ValueError:
         """What to raise when such a file's content makes no sense."""

@@ -44,10 +44,11 @@ def run(arguments: argparse.Namespace) -> None:
     read = [arguments.picture, arguments.model, arguments.config]
     check_free([arguments.out, overlay], read, arguments.overwrite)
     from models.images import load_image
+    from models.prompts import article
     from photoswap.masks import find_subject, overlaid
 
     picture = load_image(arguments.picture)
-    prompt = arguments.prompt or f"a photo of a {arguments.word}"
+    prompt = arguments.prompt or f"a photo of {article(arguments.word)} {arguments.word}"
     model = load_model(arguments)
     found = find_subject(
         model,

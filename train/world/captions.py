@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from models.prompts import article
 from train.world.backgrounds import LIGHTS, PLACES
 from train.world.scene import Look, Scene
 
@@ -34,4 +35,4 @@ def caption(scene: Scene, rng: np.random.Generator | None = None, forget: float 
 
 
 def _a(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+    return f"{article(noun)} {noun}"
