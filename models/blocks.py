@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.hooks import NO_HOOK, Hook
 
-Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+Zeroed = TypeVar("Zeroed", nn.Linear, nn.Conv2d)
 
 
 def timestep_embedding(t: Tensor, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -115,7 +115,7 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def zeroed(layer: Layer) -> Layer:
+def zeroed(layer: Zeroed) -> Zeroed:
     """Set a layer's weight and bias to zero, so that at first it adds nothing; returns the layer."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:

@@ -11,7 +11,7 @@ from weakref import ReferenceType, ref
 import torch
 from torch import Tensor, nn
 
-SAMPLES = 8  # numbers of each tensor that a mark remembers
+MARKED = 8  # numbers of each tensor that a mark remembers
 
 
 @dataclass(frozen=True)
@@ -71,5 +71,5 @@ def _numbers(tensors: list[Tensor]) -> Tensor:
         for tensor in tensors
         if tensor.numel() and tensor.ndim and not tensor.is_meta
     )
-    samples = [row[:: max(1, len(row) // SAMPLES)][:SAMPLES].float() for row in rows]
+    samples = [row[:: max(1, len(row) // MARKED)][:MARKED].float() for row in rows]
     return torch.cat(samples).cpu() if samples else torch.zeros(0)

@@ -20,7 +20,7 @@ from models.hooks import NO_HOOK, NO_HOOKS, Hooks, HookTable, Site
 from models.transformer import Context, SpatialTransformer, TransformerBlock
 
 NORM_EPS = 1e-5
-TIMESTEPS = 1000  # of training (arXiv:2006.11239); what lies beyond was never seen
+TRAINING_TIMESTEPS = 1000  # of training (arXiv:2006.11239); what lies beyond was never seen
 
 
 class Conditions(NamedTuple):
@@ -241,10 +241,10 @@ def _check_timesteps(t: int | Tensor, rows: int) -> None:
         lowest, highest = t.min().item(), t.max().item()
     else:
         lowest = highest = t
-    if not 0 <= lowest <= highest < TIMESTEPS:
+    if not 0 <= lowest <= highest < TRAINING_TIMESTEPS:
         found = str(lowest) if lowest == highest else f"{lowest} to {highest}"
         raise ValueError(
-            f"t is {found}; wanted training timesteps 0 to {TIMESTEPS - 1}: "
+            f"t is {found}; wanted training timesteps 0 to {TRAINING_TIMESTEPS - 1}: "
             "a sampling step's own timestep is in its schedule"
         )
 

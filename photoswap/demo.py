@@ -26,12 +26,12 @@ from train.dreambooth import learn
 from train.world import PLACES, SMALL, Look, Rendering, Scene, render
 from weights.atomic import atomic
 
-SUBJECT = Look("cat", "purple", "spotted", "yellow", "scarf", "green")
-SOURCE = Look("cat", "orange")
+DEMO_SUBJECT = Look("cat", "purple", "spotted", "yellow", "scarf", "green")
+DEMO_SOURCE = Look("cat", "orange")
 REFERENCES = 4
 FIRST = 105  # stream of the first scene: a wooden floor, with a window behind the subject to keep
-GUIDANCE = 3.0
-METHOD = Photoswap(guidance_scale=GUIDANCE)
+DEMO_GUIDANCE = 3.0
+METHOD = Photoswap(guidance_scale=DEMO_GUIDANCE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Outcome:
     before: tuple[float, float]
 
 
-def make_task(seed: int = 0, subject: Look = SUBJECT, source: Look = SOURCE) -> Task:
+def make_task(seed: int = 0, subject: Look = DEMO_SUBJECT, source: Look = DEMO_SOURCE) -> Task:
     """Draw the references, the same for every seed, and the source and the truth, whose pose and place it says."""
     references, _ = _scenes(0, subject, source)
     _, scene = _scenes(FIRST + seed, subject, source)
@@ -80,7 +80,7 @@ def _scenes(stream: int, subject: Look, source: Look) -> tuple[list[Scene], Scen
     return scenes[:-1], scenes[-1]
 
 
-def learning(seed: int, subject: Look) -> DreamBoothConfig:
+def demo_config(seed: int, subject: Look) -> DreamBoothConfig:
     """How the demo learns: the miniature's preset."""
     return dreambooth_config("miniature", subject.species, seed=seed)
 
@@ -108,7 +108,7 @@ def score(task: Task, swapped: SwapResult) -> Outcome:
     )
 
 
-def sheet(outcome: Outcome) -> Image.Image:
+def demo_grid(outcome: Outcome) -> Image.Image:
     """References | source | reconstruction | swap | the true answer."""
     task, swapped = outcome.task, outcome.swapped
     pictures = [
@@ -122,25 +122,25 @@ def sheet(outcome: Outcome) -> Image.Image:
     return grid([picture.resize((256, 256), Image.Resampling.LANCZOS) for picture in pictures], labels)
 
 
-def run(model: StableDiffusion, out: Path, *, seed: int = 0, progress: bool = True) -> Outcome:
+def run_demo(model: StableDiffusion, out: Path, *, seed: int = 0, progress: bool = True) -> Outcome:
     """Do it all, write the grid to `out`, print scores and seconds."""
     seconds: dict[str, float] = {}
     with _timed(seconds, "draw"):
         task = make_task(seed)
     with _timed(seconds, "learn"):
-        config = learning(seed, task.subject)
+        config = demo_config(seed, task.subject)
         concept = learn(model, task.references, config, progress=progress)
     with _timed(seconds, "invert and swap"):
         swapped = swap_in(apply_concept(model, concept), task, config.token, progress=progress)
     outcome = score(task, swapped)
     with atomic(out) as place:
-        sheet(outcome).save(place, format="PNG")
-    report(outcome, seconds)
+        demo_grid(outcome).save(place, format="PNG")
+    report_scores(outcome, seconds)
     print(f"grid                 {out}")
     return outcome
 
 
-def report(outcome: Outcome, seconds: dict[str, float]) -> None:
+def report_scores(outcome: Outcome, seconds: dict[str, float]) -> None:
     """Print the scores and the seconds."""
     (near, palette), (near_before, palette_before) = outcome.subject, outcome.before
     print(f"source               {outcome.task.prompt}")

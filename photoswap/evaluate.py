@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from models.images import grid, to_image, to_tensor
 from models.stable_diffusion import StableDiffusion
-from photoswap.demo import METHOD, Outcome, Task, learning, make_task, score, swap_in
+from photoswap.demo import METHOD, Outcome, Task, demo_config, make_task, score, swap_in
 from photoswap.inversion import invert_image, reconstruct
 from photoswap.inversions import INVERSIONS
 from photoswap.methods import Photoswap
@@ -30,7 +30,7 @@ from train.dreambooth import learn
 from weights.atomic import atomic
 from weights.load import load
 
-GUIDANCE = 7.5  # of the paper: the harder case for an inversion
+PAPER_GUIDANCE = 7.5  # of the paper: the harder case for an inversion
 
 
 class Returned(NamedTuple):
@@ -85,7 +85,7 @@ def swaps(
     }
 
 
-def sheet(found: dict[str, list[Outcome]]) -> Image.Image:
+def swaps_grid(found: dict[str, list[Outcome]]) -> Image.Image:
     """A row a task: source, each kind of swap, the truth."""
     first = next(iter(found.values()))
     pictures: list[Image.Image] = []
@@ -121,18 +121,20 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--scenes", type=int, default=4)
     parser.add_argument("--seed", type=int, default=100, help="of the first scene")
-    parser.add_argument("--guidance", type=float, default=GUIDANCE, help="of the inversions (default: %(default)s)")
+    parser.add_argument(
+        "--guidance", type=float, default=PAPER_GUIDANCE, help="of the inversions (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=Path("evaluation.png"), help="the pictures, a row a scene")
     args = parser.parse_args()
     model = load(args.model, args.device, torch.float32)
     tasks = [make_task(args.seed + i) for i in range(args.scenes)]
     report_inversions(inversions(model, tasks, args.guidance, tqdm), args.guidance)
-    config = learning(args.seed, tasks[0].subject)
+    config = demo_config(args.seed, tasks[0].subject)
     concept = learn(model, tasks[0].references, config)
     found = swaps(apply_concept(model, concept), config.token, tasks, METHOD, tqdm)
     report_swaps(found)
     with atomic(args.out) as place:
-        sheet(found).save(place, format="PNG")
+        swaps_grid(found).save(place, format="PNG")
 
 
 def _mean(values: Any) -> float:

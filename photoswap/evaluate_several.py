@@ -21,23 +21,23 @@ from tqdm import tqdm
 
 from models.images import grid
 from models.stable_diffusion import StableDiffusion
+from photoswap.demo import DEMO_GUIDANCE
 from photoswap.evaluate_masks import SPLITS, overlap
 from photoswap.inversion import invert_image
 from photoswap.masks import find_subjects
 from photoswap.methods import Photoswap
 from photoswap.pipeline import swap
 from photoswap.scores import inside, outside, psnr
-from photoswap.turns import Subject, turns
+from photoswap.turns import Swapping, turns
 from train.miniature.data import STREAMS, mixed_scene_at
 from train.world import SMALL, Scene, caption, render
 from weights.atomic import atomic
 from weights.load import load
 
 ONLY = {"pair": (0.0, 1.0, 0.0), "hidden": (0.0, 0.0, 1.0)}
-GUIDANCE = 3.0  # the miniature's
 
 
-class Outcome(NamedTuple):
+class SeveralOutcome(NamedTuple):
     """pictures: source, masks, result, truth. front: None where nothing stands before the subject."""
 
     pictures: list[Image.Image]
@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
     front: float | None
 
 
-def evaluated(model: StableDiffusion, scene: Scene, method: Photoswap, true_masks: bool = False) -> Outcome:
+def evaluated(model: StableDiffusion, scene: Scene, method: Photoswap, true_masks: bool = False) -> SeveralOutcome:
     """Swap every subject's species for the next one of the world, in turn, and compare with the truth.
 
     true_masks: whether the world's own masks are used, as a user's would be, in place of those found by the words.
@@ -61,7 +61,7 @@ def evaluated(model: StableDiffusion, scene: Scene, method: Photoswap, true_mask
     found = [one.mask for one in find_subjects(model, source.image, caption(scene), words)]
     masks = list(source.masks) if true_masks else found
     picture = source.image
-    subjects = [Subject(word, other, other) for word, other in zip(words, others, strict=True)]
+    subjects = [Swapping(word, other, other) for word, other in zip(words, others, strict=True)]
     for turn, mask in zip(turns(caption(scene), subjects), masks, strict=True):
         inversion = invert_image(model, picture, turn.source, steps=method.steps)
         picture = swap(
@@ -80,7 +80,7 @@ def evaluated(model: StableDiffusion, scene: Scene, method: Photoswap, true_mask
         white.paste(0, mask=mask)
     pictures = [source.image, white.convert("RGB"), picture, truth.image]
     front = psnr(picture, source.image, before(scene)) if scene.front else None
-    return Outcome(pictures, iou, psnr(picture, source.image, ground), front)
+    return SeveralOutcome(pictures, iou, psnr(picture, source.image, ground), front)
 
 
 def before(scene: Scene) -> NDArray[np.bool_]:
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("several.png"), help="the pictures, a row a scene")
     args = parser.parse_args(arguments)
     model = load(args.model, args.device, torch.float32)
-    method = Photoswap.scaled(args.steps, guidance_scale=GUIDANCE)
+    method = Photoswap.scaled(args.steps, guidance_scale=DEMO_GUIDANCE)
     pictures: list[Image.Image] = []
     for kind, shares in ONLY.items():
         scenes = [mixed_scene_at(SMALL, STREAMS[SPLITS[args.split]], i, shares) for i in range(args.scenes)]

@@ -19,7 +19,7 @@ Steps: TypeAlias = tuple[int, int]  # the first and the last
 BOTH: tuple[Half, ...] = ("uncond", "cond")
 COND: tuple[Half, ...] = ("cond",)
 SOURCE, TARGET, REFERENCE = "source", "target", "reference"  # the pictures that methods speak of
-KINDS = {"psi": "cross", "A": "cross", "features": "features"}  # of the sites; all else is of self-attention
+SITE_KINDS = {"psi": "cross", "A": "cross", "features": "features"}  # of the sites; all else is of self-attention
 
 
 class Row(NamedTuple):
@@ -77,7 +77,7 @@ class Injection:
 
     def at(self, sites: Iterable[Site], size: tuple[int, int]) -> "Injection":
         """The same with its addresses listed, for a U-Net with these sites and latents of (h, w)."""
-        of_kind = [site for site in sites if site.kind == KINDS.get(self.quantity, "self")]
+        of_kind = [site for site in sites if site.kind == SITE_KINDS.get(self.quantity, "self")]
         chosen = [site for number, site in enumerate(of_kind) if self._wants(number, site)]
         if self.max_queries is not None:
             chosen = [site for site in chosen if size[0] * size[1] // site.scale**2 <= self.max_queries]

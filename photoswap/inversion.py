@@ -19,7 +19,7 @@ from samplers import Eps, Step, guided_eps, sample
 from weights import fingerprint
 
 from .inversions import INVERSIONS, Request
-from .inversions.file import GUIDED, Inversion, Method, normal_guidance, scale_at
+from .inversions.file import GUIDED, Inversion, InversionName, normal_guidance, scale_at
 from .sizes import check_size, take, working_size
 
 
@@ -28,7 +28,7 @@ def invert_image(
     model: StableDiffusion,
     image: Image.Image | str | Path,
     prompt: str,
-    method: Method = "direct",
+    method: InversionName = "direct",
     steps: int = 50,
     guidance_scale: float | tuple[float, ...] = 7.5,
     size: tuple[int, int] | None = None,

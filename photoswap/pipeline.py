@@ -26,7 +26,7 @@ from .method import Follower, Method
 from .methods import Photoswap, name_of
 from .pictures import Picture
 from .side_by_side import side_by_side
-from .sizes import latent_mask, place
+from .sizes import place, touched_cells
 from .tokens import subject_tokens
 
 
@@ -266,4 +266,4 @@ def _check_wants(method: Method, inversion: Inversion, mask: Image.Image | None,
 
 def _latent_region(model: StableDiffusion, inversion: Inversion, mask: Image.Image) -> Tensor:
     """A user's mask on the grid of the inversion's latents, (1 1 h w) bool."""
-    return latent_mask(mask, decoded_size(model, inversion), model.config.vae.factor).to(model.device)
+    return touched_cells(mask, decoded_size(model, inversion), model.config.vae.factor).to(model.device)

@@ -81,7 +81,7 @@ def place(
     return Image.composite(over, source.convert("RGB"), _faded(region, feather * min(extent)))
 
 
-def latent_mask(mask: Image.Image, size: tuple[int, int], factor: int = 8) -> Tensor:
+def touched_cells(mask: Image.Image, size: tuple[int, int], factor: int = 8) -> Tensor:
     """A user's mask on the grid of the latents, (1 1 h w) bool: true for every cell that any white pixel falls into.
 
     mask: of the source's size. size: (width, height) worked on. factor: pixels to a latent.

@@ -16,7 +16,7 @@ from .tokens import replace_word
 JOINER = "\u2060"  # has no width and no meaning: keeps a word just written from being found
 
 
-class Subject(NamedTuple):
+class Swapping(NamedTuple):
     """What is swapped: word, what the prompt calls it; target, what takes its place; plain, that in common words."""
 
     word: str
@@ -33,7 +33,7 @@ class Turn(NamedTuple):
     target_word: str
 
 
-def turns(prompt: str, subjects: Sequence[Subject]) -> list[Turn]:
+def turns(prompt: str, subjects: Sequence[Swapping]) -> list[Turn]:
     """The prompts of one swap after another. Raises ValueError for a prompt that lacks a subject."""
     found, before = [], prompt
     for subject in subjects:

@@ -23,7 +23,7 @@ WORDS = {
     "beta_schedule": ("scaled_linear", "linear"),
     "spacing": ("leading", "trailing", "linspace"),
 }
-MOST_STEPS = 100_000  # of training; published checkpoints have 1000
+MOST_TRAIN_STEPS = 100_000  # of training; published checkpoints have 1000
 
 
 class Step(NamedTuple):
@@ -69,8 +69,8 @@ class Schedule:
             raise ValueError(
                 f"betas run from {self.beta_start} to {self.beta_end}; want 0 < beta_start <= beta_end < 1"
             )
-        if not 2 <= self.train_steps <= MOST_STEPS:
-            raise ValueError(f"train_steps is {self.train_steps}; want at least 2 and at most {MOST_STEPS}")
+        if not 2 <= self.train_steps <= MOST_TRAIN_STEPS:
+            raise ValueError(f"train_steps is {self.train_steps}; want at least 2 and at most {MOST_TRAIN_STEPS}")
         if not 0 <= self.offset < self.train_steps:
             raise ValueError(f"offset is {self.offset}; want 0..{self.train_steps - 1}")
         for name, words in WORDS.items():

@@ -383,7 +383,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     import photoswap.demo
 
-    photoswap.demo.run = without_the_demo
+    photoswap.demo.run_demo = without_the_demo
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "home").mkdir()
         faults, codes = fuzz(Path(folder) / "home", arguments.count, arguments.seed, arguments.first)

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save, save_file
 
-from weights.records import KEY
+from weights.records import RECORD_KEY
 
 VALUES = {
     "null": None,
@@ -51,7 +51,7 @@ DTYPES = (torch.int8, torch.bool, torch.float8_e4m3fn, torch.int16, torch.int32,
 def contents(path):
     """What stands in a file: tensors, and names and values."""
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()[KEY])  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()[RECORD_KEY])  # noqa: SIM118
 
 
 def spoiled_texts(data: dict) -> Iterator[tuple[str, str]]:
@@ -94,7 +94,7 @@ def spoiled_tensors(tensors: dict) -> Iterator[tuple[str, dict]]:
 
 def put(path, tensors, text):
     """Write such a file."""
-    save_file(tensors, path, {} if text is None else {KEY: text})
+    save_file(tensors, path, {} if text is None else {RECORD_KEY: text})
 
 
 def spoiled_bytes(whole: bytes, generator: torch.Generator, count: int = 200) -> Iterator[tuple[str, bytes]]:

@@ -8,7 +8,7 @@ from PIL import Image
 from tiny_model import tiny_model
 
 from photoswap import demo
-from photoswap.demo import SUBJECT, make_task, run, score
+from photoswap.demo import DEMO_SUBJECT, make_task, run_demo, score
 from photoswap.methods import Photoswap
 from photoswap.pipeline import SwapResult
 from train.config import DreamBoothConfig
@@ -22,7 +22,7 @@ def answered(picture: Image.Image, task: demo.Task) -> demo.Outcome:
 
 
 def test_the_subject_was_never_trained_on():
-    assert SMALL.unseen(SUBJECT)
+    assert SMALL.unseen(DEMO_SUBJECT)
 
 
 def test_the_task_is_the_same_for_a_seed_and_differs_between_seeds():
@@ -48,9 +48,9 @@ def test_the_whole_job_on_a_tiny_model(tmp_path, capsys, monkeypatch):
     config = DreamBoothConfig(
         "cat", steps=2, class_pictures=2, class_steps=2, prior_weight=1.0, learning_rate=1e-4, concept_dtype="float32"
     )
-    monkeypatch.setattr(demo, "learning", lambda seed, subject: replace(config, seed=seed))
+    monkeypatch.setattr(demo, "demo_config", lambda seed, subject: replace(config, seed=seed))
     monkeypatch.setattr(demo, "METHOD", Photoswap.scaled(4, guidance_scale=3.0))
-    outcome = run(tiny_model(), tmp_path / "demo.png", seed=2, progress=False)
+    outcome = run_demo(tiny_model(), tmp_path / "demo.png", seed=2, progress=False)
     with Image.open(tmp_path / "demo.png") as picture:
         assert picture.width > 5 * 256 and picture.height > 256
     said = capsys.readouterr().out

@@ -4,7 +4,7 @@ import pytest
 from tiny_model import tiny_model
 
 from photoswap.demo import make_task
-from photoswap.evaluate import inversions, methods, report_inversions, report_swaps, sheet, swaps
+from photoswap.evaluate import inversions, methods, report_inversions, report_swaps, swaps, swaps_grid
 from photoswap.methods import Photoswap
 from train.miniature.samples import sample_prompts, wrapped
 
@@ -39,7 +39,7 @@ def test_every_kind_of_swap_is_scored_on_every_scene(capsys):
     report_swaps(found)
     said = capsys.readouterr().out
     assert all(name in said for name in (*found, "the source itself"))
-    picture = sheet(found)
+    picture = swaps_grid(found)
     assert picture.width > 5 * 192 and picture.height > 2 * 192
 
 

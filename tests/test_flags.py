@@ -219,7 +219,7 @@ def noted(model, inversion, monkeypatch):
         "photoswap.pipeline.swap": swapped,
         "photoswap.masks.find_subject": Found(picture.convert("L"), (0, 0, 64, 64), torch.zeros(64, 64)),
         "photoswap.masks.find_subjects": [Found(mask, (20, 20, 40, 40), torch.zeros(64, 64))],
-        "photoswap.demo.run": None,
+        "photoswap.demo.run_demo": None,
         "train.dreambooth.learn": None,
         "train.concepts.apply_in_place": None,
         "weights.convert.convert": None,

@@ -12,7 +12,7 @@ from photoswap.commands import generate
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    monkeypatch.setattr("photoswap.demo.run", fuzz.without_the_demo)
+    monkeypatch.setattr("photoswap.demo.run_demo", fuzz.without_the_demo)
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
 

@@ -13,7 +13,7 @@ import photoswap.commands.invert as command
 from photoswap import injections
 from photoswap.inversion import Inversion, invert_image, reconstruct, synthesize
 from photoswap.inversions import INVERSIONS
-from photoswap.inversions.file import GUIDED, Method
+from photoswap.inversions.file import GUIDED, InversionName
 from photoswap.methods import Photoswap
 from photoswap.pipeline import make_pictures, swap
 from photoswap.side_by_side import side_by_side
@@ -38,7 +38,7 @@ def model(device):
 
 
 def test_every_way_can_be_asked_for():
-    assert set(get_args(Method)) == {*INVERSIONS, "seed", "none"}
+    assert set(get_args(InversionName)) == {*INVERSIONS, "seed", "none"}
     assert set(command.INVERSIONS) == set(INVERSIONS) and set(command.GUIDED) == set(GUIDED) - {"seed"}
 
 

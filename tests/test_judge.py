@@ -29,7 +29,7 @@ class Oracle:
 
 def test_hits_are_counted_for_each_question_and_for_all(monkeypatch):
     scenes = fresh_scenes("small", 8, unseen=False)
-    monkeypatch.setattr(command, "recognise", Oracle(scenes))
+    monkeypatch.setattr(command, "recognise_subjects", Oracle(scenes))
     drawn = [render(scene).image for scene in scenes]
     assert hits(None, drawn, scenes) == dict.fromkeys((*ASKED, "all four"), 1.0)
     wrong = hits(None, drawn[::-1], scenes)
@@ -56,7 +56,7 @@ def test_the_command_samples_each_prompt_and_prints(tmp_path, monkeypatch, capsy
         return [render(scene).image for scene in fresh_scenes("small", len(words), False)]
 
     monkeypatch.setattr(command, "sample_prompts", spy)
-    monkeypatch.setattr("train.miniature.judge.recognise", Oracle(fresh_scenes("small", 30, False)))
+    monkeypatch.setattr("train.miniature.judge.recognise_subjects", Oracle(fresh_scenes("small", 30, False)))
     out = tmp_path / "judgement.json"
     arguments = (
         "--model",

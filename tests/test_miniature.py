@@ -14,9 +14,17 @@ from torch import nn
 
 from models.vae import Autoencoder
 from train.miniature import autoencoder, data, diffusion, export
-from train.miniature.autoencoder import batch, deepened, edges, held_out, loss_of, reconstruction_psnr, whiten
+from train.miniature.autoencoder import (
+    batch,
+    deepened,
+    edges,
+    held_out,
+    reconstruction_loss,
+    reconstruction_psnr,
+    whiten,
+)
 from train.miniature.data import SHARES, draw_chunk
-from train.miniature.diffusion import Diffusion, Held, Latents, encode, timesteps
+from train.miniature.diffusion import Diffusion, EncodedPictures, HeldOut, encode_pictures, timesteps
 from train.world import caption
 from weights.load import load as load_model
 
@@ -30,7 +38,7 @@ def tiny(monkeypatch):
         monkeypatch.setattr(room, "SIZE", SIDE)
     for room in (autoencoder, diffusion):
         monkeypatch.setattr(room, "MINIATURE", tiny_config())
-    monkeypatch.setattr(data, "CHUNK", 3)
+    monkeypatch.setattr(data, "CHUNK_SIZE", 3)
     monkeypatch.setattr(data, "Pool", ThreadPool)  # which sees the smaller numbers
 
 
@@ -87,17 +95,19 @@ def test_edges_are_differences_of_neighbours():
 
 def test_the_autoencoders_loss_reaches_every_parameter(device):
     model, images = tiny_vae(device), normal(2, 3, 32, 32, device=device).clamp(-1, 1)
-    loss, square = loss_of(model, images, torch.Generator().manual_seed(0), 1e-4)
+    loss, square = reconstruction_loss(model, images, torch.Generator().manual_seed(0), 1e-4)
     assert loss.isfinite() and loss > 2 * square > 0
-    again, _ = loss_of(model, images, torch.Generator().manual_seed(0), 1e-4)
+    again, _ = reconstruction_loss(model, images, torch.Generator().manual_seed(0), 1e-4)
     assert torch.equal(loss, again)
-    assert_gradients_reach_everything(model, lambda: loss_of(model, images, torch.Generator(), 1e-4)[0])
+    assert_gradients_reach_everything(model, lambda: reconstruction_loss(model, images, torch.Generator(), 1e-4)[0])
 
 
 def test_the_pull_is_the_divergence_from_a_unit_gaussian(device):
     """Between the Gaussian of the moments and N(0, 1), as torch.distributions has it; summed over channels."""
     model, images = tiny_vae(device), normal(2, 3, 32, 32, device=device).clamp(-1, 1)
-    without, whole = (loss_of(model, images, torch.Generator().manual_seed(0), weight)[0] for weight in (0.0, 1.0))
+    without, whole = (
+        reconstruction_loss(model, images, torch.Generator().manual_seed(0), weight)[0] for weight in (0.0, 1.0)
+    )
     mean, log_variance = model.split(model.encode(images))
     ours, unit = torch.distributions.Normal(mean, (0.5 * log_variance).exp()), torch.distributions.Normal(0.0, 1.0)
     wanted = torch.distributions.kl_divergence(ours, unit).sum(1).mean()
@@ -140,7 +150,7 @@ def test_the_subject_counts_three_times(device):
         model = SimpleNamespace(
             encode=same, split=lambda x: (x, torch.full_like(x, -100.0)), decode=lambda x: x + error
         )
-        return float(loss_of(model, images, torch.Generator(), 0.0, masks)[0])
+        return float(reconstruction_loss(model, images, torch.Generator(), 0.0, masks)[0])
 
     inside = subjects[:, None].float()
     assert loss(1.0, subjects) == pytest.approx(loss(1.0, None)) == pytest.approx(4.5)
@@ -226,9 +236,9 @@ class Says(nn.Module):
 
 def test_every_picture_is_encoded_with_its_mirror_image(device):
     model, images = tiny_vae(device), pictures(5)
-    latents = encode(model, images, count=2)
+    latents = encode_pictures(model, images, count=2)
     assert latents.shape == (5, 2, 4, 8, 8) and latents.dtype == np.float16
-    flipped = encode(model, images[:, :, ::-1], count=3)
+    flipped = encode_pictures(model, images[:, :, ::-1], count=3)
     assert np.allclose(flipped, latents[:, ::-1], rtol=1e-2, atol=1e-3)  # float16, and batches of another size
     assert not np.allclose(latents[:, 0], latents[:, 1], atol=0.05)
     image = torch.from_numpy(images[3]).permute(2, 0, 1)[None].to(device) / 127.5 - 1
@@ -247,12 +257,12 @@ def drawn_folder(tiny, tmp_path, device):
 
 def test_latents_are_encoded_once_and_drawn_with_their_captions(drawn_folder, device, monkeypatch):
     arguments = (drawn_folder, [drawn_folder], drawn_folder / "autoencoder.pt", str(device))
-    latents = Latents(*arguments)
+    latents = EncodedPictures(*arguments)
     with monkeypatch.context() as forbidden:
-        forbidden.setattr(diffusion, "encode", None)
-        again = Latents(*arguments)
+        forbidden.setattr(diffusion, "encode_pictures", None)
+        again = EncodedPictures(*arguments)
     torch.save(tiny_vae(device).state_dict() | {"quant_conv.bias": torch.ones(8)}, drawn_folder / "autoencoder.pt")
-    assert not torch.equal(Latents(*arguments).values, latents.values)
+    assert not torch.equal(EncodedPictures(*arguments).values, latents.values)
     assert torch.equal(latents.values, again.values) and latents.values.shape == (6, 2, 4, 8, 8)
     monkeypatch.setattr(diffusion, "FORGET", 0.0)
     values, texts = latents.next_batch(100, rng())
@@ -274,10 +284,12 @@ def test_latents_of_folders_add_up_and_each_is_encoded_once(drawn_folder, device
     other = drawn_folder / "other"
     draw_chunk(("small", 1, (0.0, 1.0, 0.0), 0, other))
     out, weights = drawn_folder / "out", drawn_folder / "autoencoder.pt"
-    first = Latents(out, [drawn_folder], weights, str(device))
+    first = EncodedPictures(out, [drawn_folder], weights, str(device))
     counts = []
-    monkeypatch.setattr(diffusion, "encode", lambda model, part: counts.append(len(part)) or encode(model, part))
-    both = Latents(out, [drawn_folder, other], weights, str(device))
+    monkeypatch.setattr(
+        diffusion, "encode_pictures", lambda model, part: counts.append(len(part)) or encode_pictures(model, part)
+    )
+    both = EncodedPictures(out, [drawn_folder, other], weights, str(device))
     assert counts == [3] and len(both.scenes) == len(both.values) == 9
     assert torch.equal(both.values[:6], first.values) and both.scenes[:6] == first.scenes
     assert all(scene.others for scene in both.scenes[6:])
@@ -287,7 +299,7 @@ def test_latents_of_folders_add_up_and_each_is_encoded_once(drawn_folder, device
 def test_a_mirrored_pair_is_named_from_the_other_side(drawn_folder, device, monkeypatch):
     other = drawn_folder / "other"
     draw_chunk(("small", 1, (0.0, 1.0, 0.0), 0, other))
-    latents = Latents(drawn_folder, [other], drawn_folder / "autoencoder.pt", str(device))
+    latents = EncodedPictures(drawn_folder, [other], drawn_folder / "autoencoder.pt", str(device))
     monkeypatch.setattr(diffusion, "FORGET", 0.0)
     monkeypatch.setattr(diffusion, "EMPTY", 0.0)
     values, texts = latents.next_batch(40, rng())
@@ -300,7 +312,7 @@ def test_a_mirrored_pair_is_named_from_the_other_side(drawn_folder, device, monk
 
 
 def test_the_loss_of_the_average_leaves_the_model_alone(drawn_folder, device):
-    held = Held("small", drawn_folder / "autoencoder.pt", str(device), count=2)
+    held = HeldOut("small", drawn_folder / "autoencoder.pt", str(device), count=2)
     model, average = drawn(Diffusion(), device), drawn(Diffusion(), device, 5)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert held.loss_of_average(model, average.state_dict()) == held.loss(average) != held.loss(model)
@@ -308,7 +320,7 @@ def test_the_loss_of_the_average_leaves_the_model_alone(drawn_folder, device):
 
 
 def test_the_held_out_question_is_always_the_same(drawn_folder, device):
-    held, again = (Held("small", drawn_folder / "autoencoder.pt", str(device), count=4) for _ in range(2))
+    held, again = (HeldOut("small", drawn_folder / "autoencoder.pt", str(device), count=4) for _ in range(2))
     model = drawn(Diffusion(), device)
     assert held.loss(model) == held.loss(model) == again.loss(model)
     assert held.latents.shape == held.noise.shape == (4, 4, 8, 8) and held.tokens.shape == (4, 77)
@@ -320,7 +332,7 @@ def test_the_held_out_question_is_always_the_same(drawn_folder, device):
 
 def test_from_nothing_to_a_checkpoint(tiny, tmp_path, device, monkeypatch, capsys):
     """The four commands in a row; the second run of a finished training changes nothing."""
-    monkeypatch.setattr(diffusion, "Held", partial(Held, count=2))
+    monkeypatch.setattr(diffusion, "HeldOut", partial(HeldOut, count=2))
     call(monkeypatch, data, out=tmp_path / "data", count=6, workers=1)
     first = tmp_path / "autoencoder"
     call(monkeypatch, autoencoder, data=tmp_path / "data", out=first, device=device, steps=4, batch=4, full=0.5)

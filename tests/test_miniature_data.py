@@ -9,7 +9,7 @@ import pytest
 
 from train.miniature import data
 from train.miniature.data import (
-    KINDS,
+    SCENE_KINDS,
     SHARES,
     STREAMS,
     claim,
@@ -30,7 +30,7 @@ SIDE = 64
 def small(monkeypatch):
     """Chunks of three pictures of 64 px."""
     monkeypatch.setattr(data, "SIZE", SIDE)
-    monkeypatch.setattr(data, "CHUNK", 3)
+    monkeypatch.setattr(data, "CHUNK_SIZE", 3)
     monkeypatch.setattr(data, "Pool", ThreadPool)  # which sees the smaller numbers
 
 
@@ -65,7 +65,7 @@ def test_streams_are_not_redrawn_by_a_change_of_the_world():
 def test_a_mixed_stream_has_its_shares_and_keeps_single_scenes_as_they_are():
     scenes = [mixed_scene_at(SMALL, 3, i) for i in range(2000)]
     counts = Counter(map(kind, scenes))
-    for name, share in zip(KINDS, SHARES, strict=True):
+    for name, share in zip(SCENE_KINDS, SHARES, strict=True):
         assert counts[name] / len(scenes) == pytest.approx(share, abs=0.035)  # three deviations of 2000 draws
     for i, scene in enumerate(scenes[:300]):
         assert kind(scene) != "single" or scene == scene_at(SMALL, 3, i)

@@ -10,9 +10,9 @@ from tiny import assert_gradients_reach_everything, assert_rows_are_independent,
 
 from models.images import to_tensor
 from train.miniature.data import mixed_scene_at
-from train.recogniser import ATTRIBUTES, JOINTS, Recogniser, load_recogniser, prepare, recognise
-from train.recogniser.learn import IGNORED, Questions, accuracy, answers, blurred, loss_of
-from train.recogniser.network import SIDE, TILT, box_of
+from train.recogniser import ATTRIBUTES, JOINTS, Recogniser, load_recogniser, prepare, recognise_subjects
+from train.recogniser.learn import IGNORED, Questions, accuracy, answers, blurred, recognition_loss
+from train.recogniser.network import SQUARE_SIDE, TILT, square_of
 from train.world import SMALL, Look, Pose, Scene, Subject, render
 
 PAIRS = (0.0, 1.0, 0.0)
@@ -25,12 +25,12 @@ def recogniser(device):
 
 
 def test_it_answers_every_question_and_every_parameter_learns(recogniser, device):
-    squares = normal(3, 3, SIDE, SIDE, device=device)
+    squares = normal(3, 3, SQUARE_SIDE, SQUARE_SIDE, device=device)
     scores = recogniser(squares)
     assert scores.keys() == {*ATTRIBUTES, "joints"} and scores["joints"].shape == (3, len(JOINTS))
     assert all(scores[name].shape == (3, len(values)) for name, values in ATTRIBUTES.items())
     labels, joints = torch.zeros(3, len(ATTRIBUTES), dtype=torch.long, device=device), torch.zeros(3, 4, device=device)
-    assert_gradients_reach_everything(recogniser, lambda: loss_of(recogniser, squares, labels, joints))
+    assert_gradients_reach_everything(recogniser, lambda: recognition_loss(recogniser, squares, labels, joints))
     assert_rows_are_independent(lambda x: recogniser(x)["species"], squares)
 
 
@@ -38,8 +38,8 @@ def test_a_complete_picture_is_shrunk_and_a_box_is_cut_out(device):
     y, x = torch.meshgrid(torch.linspace(-1, 1, 192), torch.linspace(-1, 1, 192), indexing="ij")
     image = torch.stack([x, y, x * 0])[None].to(device)
     shrunk = prepare(image)
-    wanted = torch.nn.functional.interpolate(image, SIDE, mode="bilinear", align_corners=False)
-    assert shrunk.shape == (1, 3, SIDE, SIDE) and distance(shrunk, wanted) < 1e-5
+    wanted = torch.nn.functional.interpolate(image, SQUARE_SIDE, mode="bilinear", align_corners=False)
+    assert shrunk.shape == (1, 3, SQUARE_SIDE, SQUARE_SIDE) and distance(shrunk, wanted) < 1e-5
     cut = prepare(image, torch.tensor([[0.75, 0.25, 0.125]], device=device))[0]
     assert cut[0].mean().item() == pytest.approx(0.5, abs=0.01) and cut[1].mean().item() == pytest.approx(
         -0.5, abs=0.01
@@ -50,10 +50,10 @@ def test_a_complete_picture_is_shrunk_and_a_box_is_cut_out(device):
 def test_a_box_is_around_its_mask():
     mask = torch.zeros(100, 200, dtype=torch.bool)
     mask[20:40, 100:180] = True
-    assert box_of(mask, margin=1.0) == pytest.approx((0.7, 0.3, 0.2))
-    assert box_of(mask, margin=2.0)[2] == pytest.approx(0.4)
+    assert square_of(mask, margin=1.0) == pytest.approx((0.7, 0.3, 0.2))
+    assert square_of(mask, margin=2.0)[2] == pytest.approx(0.4)
     with pytest.raises(ValueError, match="hidden completely"):
-        box_of(torch.zeros(4, 4, dtype=torch.bool))
+        square_of(torch.zeros(4, 4, dtype=torch.bool))
 
 
 def test_what_a_picture_cannot_show_is_not_asked():
@@ -81,13 +81,13 @@ def test_what_a_picture_cannot_show_is_not_asked():
 
 
 def test_a_question_nobody_asks_costs_nothing(recogniser, device):
-    squares, joints = normal(2, 3, SIDE, SIDE, device=device), torch.zeros(2, 4, device=device)
+    squares, joints = normal(2, 3, SQUARE_SIDE, SQUARE_SIDE, device=device), torch.zeros(2, 4, device=device)
     labels = torch.full((2, len(ATTRIBUTES)), IGNORED, device=device)
     with torch.no_grad():
-        alone = loss_of(recogniser, squares, labels, joints)
+        alone = recognition_loss(recogniser, squares, labels, joints)
         assert alone == pytest.approx(recogniser(squares)["joints"].square().mean().item(), rel=1e-5)
         labels[:, 0] = 1
-        assert loss_of(recogniser, squares, labels, joints) > alone
+        assert recognition_loss(recogniser, squares, labels, joints) > alone
 
 
 def test_squares_are_around_the_subject_they_ask_about():
@@ -120,7 +120,7 @@ def test_a_mirrored_square_faces_the_other_way():
 
 
 def test_half_of_a_batch_is_blurred():
-    squares = normal(8, 3, SIDE, SIDE, device="cpu")
+    squares = normal(8, 3, SQUARE_SIDE, SQUARE_SIDE, device="cpu")
     seen = blurred(squares, np.random.default_rng(0))
     change = (seen - squares).square().mean((1, 2, 3))
     assert seen.shape == squares.shape and change[:4].min() > 20 * change[4:].max() > 0
@@ -133,7 +133,7 @@ def test_it_says_which_value_is_likeliest(recogniser, device, monkeypatch):
         Recogniser, "forward", lambda self, x: scores | {"joints": torch.tensor([[1.0, -3, 0, 0.5]] * 2)}
     )
     image = Image.new("RGB", (128, 128))
-    first, second = recognise(recogniser.cpu(), [image, image], [None, Image.new("L", (128, 128), 255)])
+    first, second = recognise_subjects(recogniser.cpu(), [image, image], [None, Image.new("L", (128, 128), 255)])
     assert first["species"] == ATTRIBUTES["species"][3] and second["species"] == ATTRIBUTES["species"][1]
     assert sum(first.probabilities["species"]) == pytest.approx(1)
     assert first.joints == pytest.approx({"tilt": 0.2, "stride": -1.0, "head": 0.0, "tail": 0.5})
@@ -171,10 +171,10 @@ def test_it_learns_a_handful_of_pictures(device):
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(25):
         optimizer.zero_grad()
-        loss_of(model, squares, labels, joints).backward()
+        recognition_loss(model, squares, labels, joints).backward()
         optimizer.step()
     species = model(squares)["species"].argmax(1)
-    assert torch.equal(species, labels[:, 0]) and loss_of(model, squares, labels, joints) < 1
+    assert torch.equal(species, labels[:, 0]) and recognition_loss(model, squares, labels, joints) < 1
 
 
 def test_weights_that_are_not_there_say_what_makes_them(tmp_path):

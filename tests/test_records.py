@@ -12,7 +12,7 @@ from spoiled import contents, put, spoiled_bytes, spoiled_tensors, spoiled_texts
 
 from models.config import MODELS, SD15, ModelConfig
 from weights.load import CONFIG_KEY
-from weights.records import KEY, FileKind, TensorRule, parse, parse_config, quoted, read, shown, write
+from weights.records import RECORD_KEY, FileKind, TensorRule, parse, parse_config, quoted, read, shown, write
 
 LONGEST = 700  # characters of a sentence: names of files, which may take 200, included
 SEED = 20
@@ -290,7 +290,7 @@ def test_configurations_that_would_be_built_for_ever_are_refused(tmp_path, part,
 def test_what_the_dataclass_refuses_is_told():
     with pytest.raises(ValueError, match="side is 13; want another"):
         parse(Part, {"side": 13})
-    assert CONFIG_KEY != KEY
+    assert CONFIG_KEY != RECORD_KEY
 
 
 @pytest.mark.parametrize(

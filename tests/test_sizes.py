@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from swap_model import picture
 
-from photoswap.sizes import check_size, cut, latent_mask, place, take, working_size
+from photoswap.sizes import check_size, cut, place, take, touched_cells, working_size
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_every_cell_that_a_white_pixel_falls_into_may_change(source):
     x, y = left + (right - left) // 3, top + (bottom - top) // 2
     mask = Image.new("L", source, 0)
     mask.putpixel((x, y), 255)
-    found = latent_mask(mask, size)
+    found = touched_cells(mask, size)
     assert found.shape == (1, 1, 16, 16) and found.dtype == torch.bool
     column, row = ((x + 0.5 - left) * 16 / (right - left), (y + 0.5 - top) * 16 / (bottom - top))
     assert found[0, 0, int(row), int(column)]
@@ -103,4 +103,4 @@ def test_every_cell_that_a_white_pixel_falls_into_may_change(source):
 
 def test_a_black_mask_is_refused():
     with pytest.raises(ValueError, match="mask is black"):
-        latent_mask(Image.new("L", (128, 128), 127), (128, 128))
+        touched_cells(Image.new("L", (128, 128), 127), (128, 128))

@@ -15,7 +15,7 @@ from photoswap.blend import Blend, subject_mask
 from photoswap.inversion import Inversion, invert_image, reconstruct, synthesize
 from photoswap.methods import Photoswap
 from photoswap.pipeline import generate, generate_latents, swap
-from photoswap.sizes import latent_mask
+from photoswap.sizes import touched_cells
 from samplers import guided_eps, sample
 
 STEPS = 5
@@ -159,7 +159,7 @@ def test_outside_a_user_s_mask_latents_and_pixels_are_the_source_s(model, size):
     source, mask = picture(*size), half_mask(size)
     inversion = invert_image(model, source, SOURCE, steps=STEPS)
     result = swap(model, inversion, TARGET, METHOD, mask=mask)
-    outside = ~latent_mask(mask, result.target.size).expand_as(result.target_latents)
+    outside = ~touched_cells(mask, result.target.size).expand_as(result.target_latents)
     assert outside.any() and torch.equal(result.target_latents[outside], result.source_latents[outside])
     assert not torch.equal(*latents(result))
     assert result.result.size == size

@@ -9,13 +9,13 @@ from command_line import files, refused
 from PIL import Image
 
 from photoswap.__main__ import main
-from photoswap.turns import Subject, turns
+from photoswap.turns import Swapping, turns
 
 PROMPT = "a photo of a dog and a cat on grass"
 
 
 def test_each_turn_speaks_of_the_subjects_before_it_in_plain_words():
-    first, second = turns(PROMPT, [Subject("dog", "sks fox", "fox"), Subject("cat", "sks owl", "owl")])
+    first, second = turns(PROMPT, [Swapping("dog", "sks fox", "fox"), Swapping("cat", "sks owl", "owl")])
     assert first.source == PROMPT and first.target == PROMPT.replace("dog", "sks fox")
     assert second.source == PROMPT.replace("dog", "fox")
     assert second.target.replace(" an ", " a ") == "a photo of a fox and a sks owl on grass"
@@ -23,7 +23,7 @@ def test_each_turn_speaks_of_the_subjects_before_it_in_plain_words():
 
 
 def test_two_subjects_may_change_places():
-    first, second = turns(PROMPT, [Subject("dog", "sks cat", "cat"), Subject("cat", "sks dog", "dog")])
+    first, second = turns(PROMPT, [Swapping("dog", "sks cat", "cat"), Swapping("cat", "sks dog", "dog")])
     assert first.target == "a photo of a sks cat and a cat on grass"
     assert (second.source, second.target) == (
         "a photo of a cat and a cat on grass",
@@ -33,7 +33,7 @@ def test_two_subjects_may_change_places():
 
 def test_a_subject_that_the_prompt_lacks():
     with pytest.raises(ValueError, match='lacks the word "horse"'):
-        turns(PROMPT, [Subject("dog", "fox", "fox"), Subject("horse", "owl", "owl")])
+        turns(PROMPT, [Swapping("dog", "fox", "fox"), Swapping("horse", "owl", "owl")])
 
 
 def halves(folder):

@@ -24,7 +24,7 @@ from train.config import FREE, DreamBoothConfig
 from train.data import CentreCrops, Examples, PictureSource, RandomCrops, Stream, mirrored, read_pictures
 from train.learner import Learner, check_state, learning_networks
 from train.prior import SampleSettings, class_pictures, sample_pictures
-from train.run_file import RUN, RunRecord, copy_into, read_run, write_run
+from train.run_file import RUN_KIND, RunRecord, copy_into, read_run, write_run
 from weights import fingerprint, mismatch
 from weights.atomic import atomic, check_space, clear
 from weights.load import networks_of
@@ -36,7 +36,7 @@ CHECKPOINT_FILE, CONCEPT_FILE, CLASS_FOLDER, SAMPLE_FOLDER = (
     "class",
     "samples",
 )
-SHOWN = 20  # losses averaged in the progress bar: one alone says more of its timestep than of progress
+AVERAGED_LOSSES = 20  # losses averaged in the progress bar: one alone says more of its timestep than of progress
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _saved(
     try:
         check_state(model, config, state, begun.done, pictures)
     except ValueError as error:
-        raise RUN.damaged(folder / CHECKPOINT_FILE, error) from None
+        raise RUN_KIND.damaged(folder / CHECKPOINT_FILE, error) from None
     return state, begun.done
 
 
@@ -214,7 +214,7 @@ def _ready_to_learn(model: StableDiffusion, config: DreamBoothConfig) -> Iterato
 
 def _run(learner: Learner, size: int, about: RunRecord, watch: Watch) -> None:
     """Step until done. Interrupted, it leaves a checkpoint, unless a second Ctrl-C came amid a step."""
-    config, recent = learner.config, deque[float](maxlen=SHOWN)
+    config, recent = learner.config, deque[float](maxlen=AVERAGED_LOSSES)
     bar = tqdm(total=config.steps, initial=learner.done, desc=f"learning {config.token!r}", disable=not watch.progress)
     try:
         with bar, _deferring_ctrl_c() as interrupted:

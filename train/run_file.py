@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from weights.names import NetworkName
 from weights.records import FileKind, TensorRule, listed, read, write
 
-STORED = (torch.float32, torch.float64)
-LARGEST = 3e38  # of float32
+CHECKPOINT_DTYPES = (torch.float32, torch.float64)
+LARGEST_SQUARE = 3e38  # of float32
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ def _from_version_1(version: int, record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "settings": settings}
 
 
-RUN = FileKind(
+RUN_KIND = FileKind(
     "learning checkpoint",
     RunRecord,
     {
         "adamw.*.step": TensorRule((), (torch.float32,), (0, 1e9), wanted=False),
-        "adamw.*.exp_avg": TensorRule(dtypes=STORED, wanted=False),
-        "adamw.*.exp_avg_sq": TensorRule(dtypes=STORED, limits=(0, LARGEST), wanted=False),
-        "unet.*": TensorRule(dtypes=STORED),
-        "text.*": TensorRule(dtypes=STORED, wanted=False),
+        "adamw.*.exp_avg": TensorRule(dtypes=CHECKPOINT_DTYPES, wanted=False),
+        "adamw.*.exp_avg_sq": TensorRule(dtypes=CHECKPOINT_DTYPES, limits=(0, LARGEST_SQUARE), wanted=False),
+        "unet.*": TensorRule(dtypes=CHECKPOINT_DTYPES),
+        "text.*": TensorRule(dtypes=CHECKPOINT_DTYPES, wanted=False),
         "instances.generator": TensorRule(("state",), (torch.uint8,)),
         "instances.queue": TensorRule(("instances left",), (torch.int64,), (0, 1e9)),
         "classes.generator": TensorRule(("state",), (torch.uint8,), wanted=False),
@@ -63,12 +63,12 @@ RUN = FileKind(
 
 def write_run(path: str | Path, state: Mapping[str, Tensor], record: RunRecord) -> None:
     """Write a checkpoint, complete or not at all. Raises ValueError for one that could not be read, and OSError."""
-    write(path, RUN, state, record)
+    write(path, RUN_KIND, state, record)
 
 
 def read_run(path: str | Path) -> tuple[dict[str, Tensor], RunRecord]:
     """The tensors of a checkpoint, on the CPU, and what the run was begun with. Raises ValueError."""
-    return read(path, RUN)
+    return read(path, RUN_KIND)
 
 
 @torch.no_grad()

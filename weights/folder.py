@@ -9,7 +9,6 @@ import os
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -20,13 +19,12 @@ from models.paint_by_example import CLIP_DEVIATION, CLIP_MEAN
 from models.stable_diffusion import LatentDiffusion
 from weights.atomic import new_folder
 from weights.files import HF_FILES
-from weights.folder_config import mapper_blocks
+from weights.folder_config import Json, mapper_blocks
 from weights.load import networks_of
 from weights.names import NetworkName, source, table
 from weights.recognise import NOTE
 
 DIFFUSERS_VERSION = "0.21.0"  # whose spelling of the folder this is
-Json = dict[str, Any]
 
 
 def to_folder(model: LatentDiffusion) -> dict[NetworkName, dict[str, Tensor]]:

@@ -34,7 +34,7 @@ from weights.records import CONFIG_LIMITS, parse, parse_json, quoted, shown
 
 Json = dict[str, Any]
 T = TypeVar("T")
-LARGEST = 2**20  # bytes of a configuration file
+LARGEST_FILE = 2**20  # bytes of a configuration file
 SCHEDULER = "scheduler/scheduler_config.json"
 UNET, VAE, TEXT = "unet/config.json", "vae/config.json", "text_encoder/config.json"
 IMAGE = "image_encoder/config.json"
@@ -72,7 +72,7 @@ def read_folder(path: Path) -> FolderNumbers:
 
 def read_text(path: Path) -> str:
     """The text of a small file. Raises ValueError for a large one, and one that is no text."""
-    if path.stat().st_size > LARGEST:
+    if path.stat().st_size > LARGEST_FILE:
         raise ValueError(f"{shown(path)} has {path.stat().st_size} bytes: want a small JSON file of names and values")
     try:
         return path.read_text(encoding="utf-8")

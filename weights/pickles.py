@@ -19,8 +19,8 @@ from torch import Tensor
 from weights.records import quoted, shown
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
-WEIGHTS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-COUNTS = ("position_ids", "num_updates")  # the keys that end like this hold no weights, and are integers
+WEIGHT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+INTEGER_KEYS = ("position_ids", "num_updates")  # the keys that end like this hold no weights, and are integers
 INERT = (  # what PyTorch Lightning noted of a run's state: its callbacks, and the best loss as a number of NumPy's
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
@@ -95,7 +95,7 @@ def read_pickle(path: Path, nested: bool = False) -> dict[str, Tensor]:
 
 def check_dtype(path: Path, key: str, dtype: object) -> None:
     """Raise ValueError unless weights may be of that dtype."""
-    if dtype not in WEIGHTS and not (dtype in (torch.int64, torch.int32) and key.endswith(COUNTS)):
+    if dtype not in WEIGHT_DTYPES and not (dtype in (torch.int64, torch.int32) and key.endswith(INTEGER_KEYS)):
         raise ValueError(
             f"{path} holds {shown(key, 120)} as {str(dtype).removeprefix('torch.')}: want weights in float16, "
             "bfloat16, float32 or float64; take a copy that was not quantised"

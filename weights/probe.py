@@ -16,7 +16,7 @@ from models.stable_diffusion import LatentDiffusion
 from weights.recognise import Prediction, Recognised, predicting
 
 Model = TypeVar("Model", bound=LatentDiffusion)
-SIDE = 16  # of the noise: a thousand numbers, by chance alike to 0.03
+NOISE_SIDE = 16  # of the noise: a thousand numbers, by chance alike to 0.03
 NEAR_ONE, NEAR_ZERO = 0.7, 0.3
 
 
@@ -28,8 +28,11 @@ def noise_response(model: LatentDiffusion) -> float:
     noise in a bland v for all of it. Channels are centred first. The noise is always the same. NaN if the answer is.
     """
     weight, channels = model.unet.conv_in.weight, model.config.unet.out_channels
-    noise = torch.randn(1, channels, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    nothing, all_of_it = torch.zeros_like(noise), torch.ones(1, 1, SIDE, SIDE)  # of a picture is left, is repainted
+    noise = torch.randn(1, channels, NOISE_SIDE, NOISE_SIDE, generator=torch.Generator().manual_seed(0))
+    nothing, all_of_it = (
+        torch.zeros_like(noise),
+        torch.ones(1, 1, NOISE_SIDE, NOISE_SIDE),
+    )  # of a picture is left, is repainted
     rows = [noise, model.beside(nothing, all_of_it)] if model.config.paints else [noise]
     asked = torch.cat(rows, 1).to(weight.device, weight.dtype)
     context = model.unconditional().to(weight.dtype)

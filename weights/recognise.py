@@ -61,7 +61,7 @@ class Networks(NamedTuple):
     conditioner: TextConfig | VisionConfig
 
 
-def networks_of(config: AnyConfig) -> Networks:
+def network_configs(config: AnyConfig) -> Networks:
     """The numbers of the networks of a model."""
     return Networks(config.unet, config.vae, config.conditioner)
 
@@ -94,8 +94,8 @@ def predicting(config: AnyConfig, prediction: Prediction) -> AnyConfig:
     """The known model of the same networks that predicts this, else the same model said to."""
     if config.noise.prediction == prediction:
         return config
-    noise, networks = replace(config.noise, prediction=prediction), networks_of(config)
-    alike = (known for known in MODELS.values() if networks_of(known) == networks)
+    noise, networks = replace(config.noise, prediction=prediction), network_configs(config)
+    alike = (known for known in MODELS.values() if network_configs(known) == networks)
     return next((known for known in alike if known.noise == noise), None) or replace(config, noise=noise)
 
 
@@ -174,7 +174,7 @@ def _networks(
     known_ones = (known.conditioner for known in MODELS.values())
     made_by = next((known for known in known_ones if _without_rest(known) == _without_rest(made_by)), made_by)
     networks = Networks(numbers.unet or fitting[0].unet, numbers.vae or fitting[0].vae, made_by)
-    return networks, [known for known in fitting if networks_of(known) == networks]
+    return networks, [known for known in fitting if network_configs(known) == networks]
 
 
 def _own_model(path: Path, networks: Networks, noise: Schedule, native_size: int | None) -> AnyConfig:
@@ -289,7 +289,7 @@ def _from_json(path: Path) -> AnyConfig:
 
 def _check_size(files: Mapping[NetworkName | None, Checkpoint], config: AnyConfig, path: Path) -> None:
     """Raise ValueError, before anything is built, for a configuration of more layers than there are tensors."""
-    if any(networks_of(config) == networks_of(known) for known in MODELS.values()):
+    if any(network_configs(config) == network_configs(known) for known in MODELS.values()):
         return
     unet, tensors = config.unet, sum(len(checkpoint) for checkpoint in files.values())
     transformers = len(unet.attention_levels) * (2 * unet.res_blocks + 1) + 1

@@ -25,12 +25,12 @@ from models.config import AnyConfig, ModelConfig, PaintConfig
 from models.prompts import article
 from weights.atomic import atomic
 
-KEY = "photoswap"  # of the metadata
+RECORD_KEY = "photoswap"  # of the metadata
 OLD_KEYS = {"photoswap inversion 1": "inversion"}  # of files written before every kind shared one key
-TEXT = 2**20  # the longest JSON text read, in characters
+LONGEST_TEXT = 2**20  # the longest JSON text read, in characters
 QUOTED = 60  # characters of a value quoted back
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-DTYPES |= {"I64": torch.int64, "U8": torch.uint8}
+RECORD_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+RECORD_DTYPES |= {"I64": torch.int64, "U8": torch.uint8}
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 Limits = Mapping[str, tuple[float, float]]
@@ -56,8 +56,8 @@ def parse(cls: type[T], data: object, limits: Limits = types.MappingProxyType({}
 
 def parse_json(text: str) -> Any:
     """What a JSON text says. Raises ValueError for one that is too long, nested too deep, or no JSON."""
-    if len(text) > TEXT:
-        raise ValueError(f"its text has {len(text)} characters; want at most {TEXT}")
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"its text has {len(text)} characters; want at most {LONGEST_TEXT}")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -268,7 +268,7 @@ def write(path: str | Path, kind: FileKind[T], tensors: Mapping[str, Tensor], ab
         raise ValueError(f"this is no {kind.name} worth writing to {shown(path)}: {error}") from None
     text = json.dumps({"kind": kind.name, "version": kind.version, **_plain(about)}, sort_keys=True)
     with atomic(path) as temporary:
-        save_file(held, temporary, {KEY: text})
+        save_file(held, temporary, {RECORD_KEY: text})
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -312,7 +312,7 @@ def read(path: str | Path, kind: FileKind[T]) -> tuple[dict[str, Tensor], T]:
 
 def _of_kind(path: str | Path, kind: FileKind[T], metadata: Mapping[str, str]) -> dict[str, Any]:
     """The names and values in the metadata, as this version has them, once it is sure that they are of this kind."""
-    key = next((key for key in (KEY, *OLD_KEYS) if key in metadata), None)
+    key = next((key for key in (RECORD_KEY, *OLD_KEYS) if key in metadata), None)
     if key is None:
         raise ValueError(f"{shown(path)} is a safetensors file of another program; {kind.one} was wanted")
     try:
@@ -396,9 +396,9 @@ def _rule(kind: FileKind[T], name: str) -> TensorRule | None:
 
 def _dtype(name: str, header: Any) -> torch.dtype:
     spelled = header.get_dtype()
-    if spelled not in DTYPES:
+    if spelled not in RECORD_DTYPES:
         raise ValueError(f"the tensor {quoted(name)} is {quoted(spelled)}, a dtype that no file of ours has")
-    return DTYPES[spelled]
+    return RECORD_DTYPES[spelled]
 
 
 def _plain(value: Any) -> Any:

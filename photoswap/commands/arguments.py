@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-STEPS = 1000  # of every published noise schedule, which has no more to sample at
+MOST_STEPS = 1000  # of every published noise schedule, which has no more to sample at
 SIDE, AREA = 4096, 2048 * 2048  # pixels: seven times the area that SD 2.1 was trained on
 SEED = 2**63 - 1  # what torch takes, with room for one seed for each picture
 PROMPT = 10_000  # characters, of which some 300 fit into 77 tokens

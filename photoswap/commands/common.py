@@ -73,7 +73,7 @@ def add_sampling(parser: argparse.ArgumentParser, concepts: bool = False) -> Non
     """The flags of every command that samples. concepts: whether there may be several."""
     group = parser.add_argument_group("sampling")
     group.add_argument(
-        "--steps", type=types.whole(1, types.STEPS), metavar="N", help=f"of the sampler (default: {STEPS})"
+        "--steps", type=types.whole(1, types.MOST_STEPS), metavar="N", help=f"of the sampler (default: {STEPS})"
     )
     group.add_argument(
         "--guidance",

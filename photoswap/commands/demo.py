@@ -26,6 +26,8 @@ def run(arguments: argparse.Namespace) -> None:
     check_file(arguments.out)
     check_free([arguments.out], [arguments.model, arguments.config], arguments.overwrite)
     from photoswap.commands.common import load_model
-    from photoswap.demo import run as demo
+    from photoswap.demo import run_demo
 
-    demo(load_model(arguments, "float32"), arguments.out, seed=seed_for(arguments.seed), progress=not arguments.quiet)
+    run_demo(
+        load_model(arguments, "float32"), arguments.out, seed=seed_for(arguments.seed), progress=not arguments.quiet
+    )

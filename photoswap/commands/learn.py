@@ -20,7 +20,7 @@ from photoswap.commands import arguments as types
 from photoswap.commands.common import add_common, load_model, refuse, seed_for
 from photoswap.commands.outputs import check_folder, check_free, say
 
-MOST_STEPS = 1_000_000  # some thousand times what a concept takes
+MOST_LEARNING_STEPS = 1_000_000  # some thousand times what a concept takes
 MOST_AT_ONCE = 1024  # pictures; a handful at 512 px fill a GPU of 80 GB
 MOST_PICTURES = 10_000  # of the class, where the papers have 200 to 1000
 CONCEPT, CHECKPOINT, SAMPLES = "concept.safetensors", "checkpoint.safetensors", "samples"
@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--token", type=types.words, default="sks", help="the rare word that will mean it (default: %(default)s)"
     )
     group = parser.add_argument_group("learning")
-    every = types.whole(0, MOST_STEPS)
-    group.add_argument("--steps", type=types.whole(1, MOST_STEPS), metavar="N", help="of the optimizer")
+    every = types.whole(0, MOST_LEARNING_STEPS)
+    group.add_argument("--steps", type=types.whole(1, MOST_LEARNING_STEPS), metavar="N", help="of the optimizer")
     group.add_argument("--batch", type=types.whole(1, MOST_AT_ONCE), metavar="N", help="pictures in one step")
     group.add_argument(
         "--accumulate",

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--steps",
-        type=types.whole(1, types.STEPS),
+        type=types.whole(1, types.MOST_STEPS),
         metavar="N",
         help="of the sampler (default: the method's, mostly 50)",
     )

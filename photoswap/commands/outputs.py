@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-NAME = 240  # bytes of a file's name: most systems end at 255, and a temporary file's is ten longer
+LONGEST_NAME = 240  # bytes of a file's name: most systems end at 255, and a temporary file's is ten longer
 LOOKED_AT = 10_000  # files of a folder that is read, when looking for one that would be written over
 
 
@@ -120,7 +120,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _check_names(path: Path) -> None:
     for name in path.parts:
-        if len(os.fsencode(name)) > NAME:
+        if len(os.fsencode(name)) > LONGEST_NAME:
             raise ValueError(f"the name {name[:40]}... is too long for a file; choose another --out")
 
 

@@ -27,7 +27,7 @@ def make_turns(
     arguments: argparse.Namespace, inversion: "Inversion | None", concepts: "Sequence[Concept]"
 ) -> "list[Turn]":
     """The prompts of every swap. Raises ValueError when one is missing, or lacks its subject."""
-    from photoswap.turns import Subject, Turn, turns
+    from photoswap.turns import Swapping, Turn, turns
 
     prompt = arguments.prompt or (inversion.prompt if inversion else None)
     if not prompt:
@@ -38,7 +38,7 @@ def make_turns(
     plain = [concept.class_word for concept in concepts] or targets
     if arguments.target_prompt:
         return [Turn(prompt, arguments.target_prompt, arguments.subject[0], targets[0])]
-    return turns(prompt, [Subject(*one) for one in zip(arguments.subject, targets, plain, strict=True)])
+    return turns(prompt, [Swapping(*one) for one in zip(arguments.subject, targets, plain, strict=True)])
 
 
 def check_words(model: "StableDiffusion", turns: "Sequence[Turn]") -> None:

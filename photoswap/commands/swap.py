@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from photoswap.sizes import Box
     from photoswap.turns import Turn
 
-INVERSION = ".safetensors"
+INVERSION_SUFFIX = ".safetensors"
 RESULT, GRID, RECORD = "result.png", "grid.png", "swap.json"
 
 
@@ -160,7 +160,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, default in (("phi", 10), ("M", 25), ("A", 20)):
         group.add_argument(
             f"--{name}",
-            type=types.whole(0, types.STEPS),
+            type=types.whole(0, types.MOST_STEPS),
             metavar="N",
             help=f"lambda of {name}: its steps (default: {default} of 50)",
         )
@@ -192,7 +192,7 @@ def run(arguments: argparse.Namespace) -> None:
     from train.concepts import load_concept
 
     given = arguments.source
-    inversion = Inversion.load(given) if given and given.suffix == INVERSION else None
+    inversion = Inversion.load(given) if given and given.suffix == INVERSION_SUFFIX else None
     picture = load_image(given) if given and inversion is None else None
     given_masks = [load_mask(mask) for mask in arguments.mask or ()]
     method = make_method(arguments, inversion, GUIDANCE)
@@ -211,7 +211,7 @@ def run(arguments: argparse.Namespace) -> None:
     method = make_method(arguments, inversion, guidance_for(model, arguments.guidance))
     if picture is None:
         with timed(clock, "invert"):
-            inversion = inversion or invert(model, None, every[0].source, method, arguments)
+            inversion = inversion or invert_source(model, None, every[0].source, method, arguments)
         picture = seen(model, inversion)
     masks, boxes = find_masks(arguments, model, picture, every, given_masks)
     done: list[Swapped] = []
@@ -223,12 +223,12 @@ def run(arguments: argparse.Namespace) -> None:
         before = done[-1].picture if done else picture
         with timed(clock, "invert"):
             ready = None if i else inversion
-            ready = ready or invert(model, before.crop(boxes[i]), turn.source, method, arguments)
+            ready = ready or invert_source(model, before.crop(boxes[i]), turn.source, method, arguments)
         with timed(clock, "invert"):
             reference = invert_reference(arguments, model, ready, shown, shown_mask)
         done.append(swap_one(arguments, model, ready, turn, method, before, masks[i], boxes[i], reference))
     seed = seed_for(arguments.seed) if method.draws else done[0].inversion.seed
-    write(arguments, done, clock, seed)
+    write_results(arguments, done, clock, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,7 +297,7 @@ def check(arguments: argparse.Namespace) -> None:
     """Raise ValueError for flags that would change nothing, and for what may not be written."""
     if arguments.source is None:
         refuse(arguments, "without a picture", "inversion")
-    elif arguments.source.suffix == INVERSION:
+    elif arguments.source.suffix == INVERSION_SUFFIX:
         refuse(arguments, "where there is an inversion already", "inversion")
     if arguments.A == 0:
         refuse(arguments, "with --A 0, which swaps no A", "align")
@@ -314,7 +314,7 @@ def check(arguments: argparse.Namespace) -> None:
         refuse(arguments, "for several subjects, each found by its own word", "mask_word")
     if arguments.mask:
         refuse(arguments, "beside --mask, which says the same", "mask_word")
-    if arguments.crop and (arguments.source is None or arguments.source.suffix == INVERSION):
+    if arguments.crop and (arguments.source is None or arguments.source.suffix == INVERSION_SUFFIX):
         raise ValueError(
             "--crop wants a picture: what is drawn or inverted already is worked on as it is; leave it out"
         )
@@ -371,7 +371,7 @@ def timed(clock: dict[str, float], stage: str) -> Iterator[None]:
     clock[stage] = clock.get(stage, 0.0) + time.perf_counter() - start
 
 
-def invert(
+def invert_source(
     model: "StableDiffusion",
     picture: "Image.Image | None",
     prompt: str,
@@ -389,7 +389,9 @@ def invert(
     return invert_image(model, picture, prompt, inversion_for(arguments.inversion), *settings)
 
 
-def write(arguments: argparse.Namespace, done: "Sequence[Swapped]", clock: dict[str, float], seed: int | None) -> None:
+def write_results(
+    arguments: argparse.Namespace, done: "Sequence[Swapped]", clock: dict[str, float], seed: int | None
+) -> None:
     """Put the three files into --out, and say so."""
     record = make_record(arguments, done, clock, seed)
     files: dict[str, Any] = {

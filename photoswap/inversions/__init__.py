@@ -1,8 +1,8 @@
 """How a source becomes the noise a swap starts from, one file a way, and the file that keeps it for many swaps.
 
-A way is a function from a Request to what it Found. What a swap makes of that is the `Inversion`'s to say: whether the
-source is given its stored latents or sampled anew, and what guidance leads away from. Rows of the network an inversion
-in n steps takes, under guidance other than 1:
+A way is a function from a `Request` to an `Inverted`. What a swap makes of that is the `Inversion`'s to say: whether
+the source is given its stored latents or sampled anew, and what guidance leads away from. Rows of the network that an
+inversion in n steps takes, under guidance other than 1:
 
     ddim, direct, negative-prompt   n
     belm                            2 n
@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from . import belm, ddim, direct, edict, negative_prompt, null_text
-from .file import Method
-from .request import Found, Request
+from .file import InversionName
+from .request import Inverted, Request
 
-INVERSIONS: Mapping[Method, Callable[[Request], Found]] = MappingProxyType(
+INVERSIONS: Mapping[InversionName, Callable[[Request], Inverted]] = MappingProxyType(
     {
         "direct": direct.invert,
         "null-text": null_text.invert,
@@ -28,4 +28,4 @@ INVERSIONS: Mapping[Method, Callable[[Request], Found]] = MappingProxyType(
     }
 )
 
-__all__ = ["INVERSIONS", "Found", "Request"]
+__all__ = ["INVERSIONS", "Inverted", "Request"]

@@ -12,11 +12,11 @@ import torch
 
 from samplers import belm
 
-from .request import Found, Request
+from .request import Inverted, Request
 
 
-def invert(request: Request) -> Found:
+def invert(request: Request) -> Inverted:
     """The trajectory, walked in float64. Raises ValueError for a schedule that starts at pure noise."""
     steps = request.model.schedule.sampling(request.steps)
     trajectory = belm.invert(request.eps(guided=True), request.double(), steps, progress=request.bar("inversion"))
-    return Found(torch.cat(trajectory).to(request.clean.dtype))
+    return Inverted(torch.cat(trajectory).to(request.clean.dtype))

@@ -8,10 +8,10 @@ import torch
 
 from samplers import invert as backwards
 
-from .request import Found, Request
+from .request import Inverted, Request
 
 
-def invert(request: Request) -> Found:
+def invert(request: Request) -> Inverted:
     """The trajectory; a swap samples the source anew from its noise."""
     steps = request.model.schedule.inversion(request.steps)
-    return Found(torch.cat(backwards(request.eps(guided=False), request.clean, steps, request.bar("inversion"))))
+    return Inverted(torch.cat(backwards(request.eps(guided=False), request.clean, steps, request.bar("inversion"))))

@@ -7,9 +7,9 @@ row lands and where it stood; standing it there is the same rule without the est
 """
 
 from . import ddim
-from .request import Found, Request
+from .request import Inverted, Request
 
 
-def invert(request: Request) -> Found:
+def invert(request: Request) -> Inverted:
     """The trajectory, which `Inversion.returns_stored` has a swap's source follow."""
     return ddim.invert(request)

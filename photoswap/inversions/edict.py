@@ -12,11 +12,11 @@ import torch
 
 from samplers import edict
 
-from .request import Found, Request
+from .request import Inverted, Request
 
 
-def invert(request: Request) -> Found:
+def invert(request: Request) -> Inverted:
     """The trajectory of the pair's first latent, walked in float64."""
     clean, steps = request.double(), request.model.schedule.sampling(request.steps)
     pairs = edict.invert(request.eps(guided=True), (clean, clean), steps, progress=request.bar("inversion"))
-    return Found(torch.cat([first for first, _ in pairs]).to(request.clean.dtype))
+    return Inverted(torch.cat([first for first, _ in pairs]).to(request.clean.dtype))

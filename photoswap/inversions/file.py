@@ -1,6 +1,6 @@
 """An inversion: the trajectory from a picture to its noise, and all that a swap must know of how it was made.
 
-The schema (INVERSION) holds for a value in memory as for a file, so what is made can be written and read again.
+The schema (INVERSION_KIND) holds for a value in memory as for a file, so what is made can be written and read again.
 """
 
 from dataclasses import dataclass, fields
@@ -13,18 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from models.stable_diffusion import StableDiffusion
+from photoswap.pictures import Guidance
 from weights import mismatch
 from weights.records import FileKind, TensorRule, check_tensors, check_values, parse, quoted, read, write
 
-Method = Literal["direct", "null-text", "negative-prompt", "ddim", "edict", "belm", "seed", "none"]
-Guidance = float | tuple[float, ...]
-EXACT = (
-    "direct",
-    "edict",
-    "belm",
-    "seed",
-    "none",
-)  # whose source row is given its stored latents, whatever the network says
+InversionName = Literal["direct", "null-text", "negative-prompt", "ddim", "edict", "belm", "seed", "none"]
+# Those whose source row is given its stored latents, whatever the network says.
+EXACT = ("direct", "edict", "belm", "seed", "none")
 GUIDED = ("null-text", "edict", "belm", "seed")  # that were made under guidance
 
 
@@ -33,14 +28,14 @@ class InversionRecord:
     """What an inversion's file says of its tensors; the fields are those of `Inversion`."""
 
     prompt: str
-    method: Method
+    method: InversionName
     guidance_scale: float | tuple[float, ...]
     model: str
     seed: int | None = None
 
 
 # Latents are about 1 in size, and pictures far off the model's own stay below 100: a thousand is damage, not a picture.
-INVERSION = FileKind(
+INVERSION_KIND = FileKind(
     "inversion",
     InversionRecord,
     {
@@ -80,7 +75,7 @@ class Inversion:
 
     trajectory: Tensor
     prompt: str
-    method: Method
+    method: InversionName
     guidance_scale: Guidance
     model: str
     source: Image.Image | None = None
@@ -90,11 +85,11 @@ class Inversion:
     def __post_init__(self) -> None:
         if self.source is not None and self.source.mode != "RGB":
             raise ValueError(f"the source is a picture of mode {self.source.mode}; want RGB: see models.upright")
-        record = parse(InversionRecord, self._settings(), INVERSION.limits)
+        record = parse(InversionRecord, self._settings(), INVERSION_KIND.limits)
         tensors = self._tensors()
-        check_tensors(INVERSION, {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
+        check_tensors(INVERSION_KIND, {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
         for name, tensor in tensors.items():
-            check_values(name, tensor, INVERSION.tensors[name])
+            check_values(name, tensor, INVERSION_KIND.tensors[name])
         if (self.null_contexts is not None) != (self.method == "null-text"):
             raise ValueError("null contexts belong to the method null-text, and to it alone")
         if self.null_contexts is not None and len(self.null_contexts) != self.steps:
@@ -181,12 +176,12 @@ class Inversion:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, complete or not at all. Raises OSError."""
-        write(path, INVERSION, self._tensors(), InversionRecord(**self._settings()))
+        write(path, INVERSION_KIND, self._tensors(), InversionRecord(**self._settings()))
 
     @classmethod
     def load(cls, path: str | Path) -> "Inversion":
         """Read what save wrote. Raises ValueError for a file that is missing, cut short, damaged or something else."""
-        tensors, record = read(path, INVERSION)
+        tensors, record = read(path, INVERSION_KIND)
         pixels = tensors.get("source")
         try:
             return cls(
@@ -196,7 +191,7 @@ class Inversion:
                 **{f.name: getattr(record, f.name) for f in fields(record)},
             )
         except ValueError as error:
-            raise INVERSION.damaged(path, error) from None
+            raise INVERSION_KIND.damaged(path, error) from None
 
     def _settings(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(InversionRecord)}

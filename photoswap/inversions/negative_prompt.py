@@ -9,9 +9,9 @@ the empty prompt, by default none, which is not here.
 """
 
 from . import ddim
-from .request import Found, Request
+from .request import Inverted, Request
 
 
-def invert(request: Request) -> Found:
+def invert(request: Request) -> Inverted:
     """The trajectory at guidance 1; `Inversion.uncond_prompt` says what guidance leads away from."""
     return ddim.invert(request)

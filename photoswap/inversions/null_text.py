@@ -29,7 +29,7 @@ from samplers import Step, guide, move
 
 from . import ddim
 from .file import scale_at
-from .request import Found, Request
+from .request import Inverted, Request
 
 Land: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -38,11 +38,11 @@ RATE, WIDTH = 1e-2, 768  # falls linearly to half; the context's width it was ch
 TOLERANCE, GROWTH = 1e-5, 1e-3  # the loss at which a step is good enough, and what is added to it by the end
 
 
-def invert(request: Request) -> Found:
+def invert(request: Request) -> Inverted:
     """Plain DDIM's trajectory, and the contexts that lead back along it. Raises ValueError in half precision."""
     trajectory, context = ddim.invert(request).trajectory, request.model.encode_text(request.prompt)
     scale = partial(scale_at, request.guidance_scale)
-    return Found(trajectory, fit_null_contexts(request.model, trajectory, context, scale, request.progress))
+    return Inverted(trajectory, fit_null_contexts(request.model, trajectory, context, scale, request.progress))
 
 
 @torch.no_grad()

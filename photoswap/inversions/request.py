@@ -8,10 +8,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.stable_diffusion import StableDiffusion
+from photoswap.pictures import Guidance
 from samplers import Eps, Step, guided_eps
 from samplers.ddim import Progress
 
-from .file import Guidance, scale_at
+from .file import scale_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class Request:
         return self.clean.double()
 
 
-class Found(NamedTuple):
+class Inverted(NamedTuple):
     """A trajectory, (steps + 1 4 h w), clean first; and for null-text the unconditional context of each step."""
 
     trajectory: Tensor

@@ -14,7 +14,7 @@ from photoswap.injections import COND, Injection
 from photoswap.method import Follower, Method, Run, check_shares
 from photoswap.tokens import Alignment, align_prompts, align_words, subject_tokens
 
-Edit = Literal["replace", "refine"]
+EditName = Literal["replace", "refine"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class PromptToPrompt(Method):
     blend: keep the source's latents outside the subject, or None.
     """
 
-    edit: Edit = "refine"
+    edit: EditName = "refine"
     cross_replace_steps: float = 0.8
     self_replace_steps: float = 0.4
     equalizer: tuple[tuple[str, float], ...] = ()
@@ -34,7 +34,7 @@ class PromptToPrompt(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_shares(self, "cross_replace_steps", "self_replace_steps")
-        if self.edit not in get_args(Edit):
+        if self.edit not in get_args(EditName):
             raise ValueError(f'edit is {self.edit!r}; want "replace" or "refine"')
 
     def injections(self, step: int) -> Iterator[Injection]:

@@ -17,8 +17,8 @@ from train.concepts.changes import Added, Change, LowRank, Replaced
 from weights.names import NETWORKS
 from weights.records import FileKind, TensorRule, quoted, read, shown, write
 
-DTYPES = (torch.float32, torch.float16)
-STORED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+WRITTEN_DTYPES = (torch.float32, torch.float16)
+READ_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 WORD = "word/"
 
 
@@ -71,15 +71,15 @@ class Concept(ConceptAbout):
         return ConceptAbout(**{name: getattr(self, name) for name in ConceptAbout.__dataclass_fields__})
 
 
-CONCEPT = FileKind(
+CONCEPT_KIND = FileKind(
     "concept",
     ConceptAbout,
     {
-        "*/up": TensorRule(dtypes=STORED, wanted=False),
-        "*/down": TensorRule(dtypes=STORED, wanted=False),
-        "*/alpha": TensorRule((), dtypes=STORED, limits=(-1e6, 1e6), wanted=False),
-        f"{WORD}*": TensorRule(dtypes=STORED, wanted=False),
-        **{f"{network}.*": TensorRule(dtypes=STORED, wanted=False) for network in NETWORKS},
+        "*/up": TensorRule(dtypes=READ_DTYPES, wanted=False),
+        "*/down": TensorRule(dtypes=READ_DTYPES, wanted=False),
+        "*/alpha": TensorRule((), dtypes=READ_DTYPES, limits=(-1e6, 1e6), wanted=False),
+        f"{WORD}*": TensorRule(dtypes=READ_DTYPES, wanted=False),
+        **{f"{network}.*": TensorRule(dtypes=READ_DTYPES, wanted=False) for network in NETWORKS},
     },
     limits={"token": (1, 200), "class_word": (1, 200), "base": (1, 200), "base_name": (0, 200)},
     version=2,
@@ -99,23 +99,23 @@ def save_concept(concept: Concept, path: str | Path, dtype: torch.dtype = torch.
     dtype: float32, which keeps every bit, or float16, half the size. Raises ValueError for another dtype and for a
     concept that `load_concept` would refuse, OSError when the file cannot be written.
     """
-    if dtype not in DTYPES:
+    if dtype not in WRITTEN_DTYPES:
         raise ValueError(f"a concept is written as float32 or float16, not as {dtype}")
     tensors = {
         name: tensor.detach().to("cpu", torch.float32 if name.endswith("/alpha") else dtype)
         for name, tensor in concept.tensors.items()
     }
     _changes(tensors)
-    write(path, CONCEPT, tensors, concept.about)
+    write(path, CONCEPT_KIND, tensors, concept.about)
 
 
 def load_concept(path: str | Path) -> Concept:
     """Read a concept. Raises ValueError when there is no such file, or it is no usable concept."""
-    tensors, about = read(path, CONCEPT)
+    tensors, about = read(path, CONCEPT_KIND)
     try:
         changes, words = _changes(tensors)
     except ValueError as error:
-        raise CONCEPT.damaged(path, error) from None
+        raise CONCEPT_KIND.damaged(path, error) from None
     return Concept(**vars(about), changes=changes, words=words)
 
 

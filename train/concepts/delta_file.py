@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.stable_diffusion import StableDiffusion
 from train.concepts.changes import Change, LowRank, Replaced, changed
-from train.concepts.concept import DTYPES, Concept
+from train.concepts.concept import WRITTEN_DTYPES, Concept
 from train.concepts.embeds_file import rows_of
 from train.concepts.foreign import ForeignFile, foreign_concept
 from train.concepts.module_names import find
@@ -28,7 +28,7 @@ PLACE = re.compile(
     r"(?:unet/|unet\.)?(?P<layer>.+\.attn2)\.(?:processor\.)?(?P<which>to_(?:k|v|q|out(?:\.0)?))(?:_custom_diffusion)?"
     r"(?:\.0)?\.(?P<leaf>weight|bias)(?:/(?P<part>u|v))?"
 )
-WORD = re.compile(r"modifier_token/(?P<word>.+)")
+WORD_KEY = re.compile(r"modifier_token/(?P<word>.+)")
 EMBED = "embed"
 TRAINED = re.compile(r"unet\..+\.attn2\.to_[kvq]\.weight|unet\..+\.attn2\.to_out\.(?:weight|bias)")
 
@@ -49,7 +49,7 @@ def read_delta(file: ForeignFile) -> Concept:
             if (part := match["part"] or "") in parts:
                 raise file.wrong(f"has {parameter} twice, under two names")
             parts[part] = tensor
-        elif word := WORD.fullmatch(name):
+        elif word := WORD_KEY.fullmatch(name):
             words[word["word"]] = rows_of(file, word["word"], tensor)
         elif name == EMBED and tensor.ndim == 2:
             words |= {f"<new{i}>": row[None] for i, row in enumerate(tensor, 1)}
@@ -91,7 +91,7 @@ def save_delta(
     model: the base, on which the weights are reckoned. Raises ValueError for a concept that changes anything but
     cross-attention and words, or whose words that form cannot name; OSError.
     """
-    if dtype not in DTYPES:
+    if dtype not in WRITTEN_DTYPES:
         raise ValueError(f"a delta is written as float32 or float16, not as {dtype}")
     if other := [name for name in concept.changes if not TRAINED.fullmatch(name)]:
         raise ValueError(f"a file of Custom Diffusion cannot hold {listed(other)}; keep it as a concept")

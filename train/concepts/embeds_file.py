@@ -11,26 +11,26 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from train.concepts.concept import DTYPES, Concept
+from train.concepts.concept import WRITTEN_DTYPES, Concept
 from train.concepts.foreign import ForeignFile, foreign_concept
 from weights.atomic import atomic
 from weights.records import check_values, listed, quoted
 
 NAMELESS = ("emb_params", "string_to_param/*")
-SDXL = ("clip_l", "clip_g")
+SDXL_KEYS = ("clip_l", "clip_g")
 MOST_ROWS = 75  # that fit into a prompt
 
 
 def is_embeds(names: list[str]) -> bool:
     """Whether a file of these tensors holds words."""
-    return any(name in (*NAMELESS, *SDXL) for name in names) or (
+    return any(name in (*NAMELESS, *SDXL_KEYS) for name in names) or (
         0 < len(names) <= 100 and not any(re.search(r"[./](?:weight|bias)$|/", name) for name in names)
     )
 
 
 def read_embeds(file: ForeignFile) -> Concept:
     """The words of a file. Raises ValueError for anything that is no row or several of a token embedding."""
-    if set(SDXL) & set(file.tensors):
+    if set(SDXL_KEYS) & set(file.tensors):
         raise file.wrong("is an embedding for SDXL, with one for each of two text encoders; want one for SD 1.x or 2.x")
     nameless = [name for name in NAMELESS if name in file.tensors]
     if nameless and len(file.tensors) > 1:
@@ -58,7 +58,7 @@ def save_embeds(concept: Concept, path: str | Path, dtype: torch.dtype = torch.f
 
     Raises ValueError where it has none, or changes more than words, or has numbers that are not finite; OSError.
     """
-    if dtype not in DTYPES:
+    if dtype not in WRITTEN_DTYPES:
         raise ValueError(f"words are written as float32 or float16, not as {dtype}")
     if concept.changes or not concept.words:
         what = f"also changes {listed(concept.changes)}" if concept.changes else "has no word"

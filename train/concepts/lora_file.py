@@ -19,11 +19,11 @@ from torch import Tensor
 
 from models.config import ModelConfig
 from train.concepts.changes import LowRank
-from train.concepts.concept import CONCEPT, DTYPES, Concept, ConceptAbout
+from train.concepts.concept import CONCEPT_KIND, WRITTEN_DTYPES, Concept, ConceptAbout
 from train.concepts.foreign import ForeignFile, foreign_concept
 from train.concepts.module_names import Layer, find, kohya_name
 from weights.atomic import atomic
-from weights.records import KEY, check_values, listed, parse, parse_json, quoted
+from weights.records import RECORD_KEY, check_values, listed, parse, parse_json, quoted
 
 KIND = "lora"
 LARGEST_ALPHA = 1e6
@@ -36,21 +36,21 @@ KEPT = (
     "modelspec.trigger_phrase",
 )
 PREDICTION = {"eps": "epsilon", "v": "v"}
-NAME = re.compile(
+LORA_KEY = re.compile(
     r"(?P<module>.+?)"
     r"(?:\.lora_(?P<new>down|up|A|B)(?:\.default)?\.weight"
     r"|(?:\.lora_linear_layer|[._]lora)\.(?P<old>down|up)\.weight"
     r"|(?:\.lora_linear_layer|[._]lora)?\.(?P<alpha>alpha))"
 )
 SIDES = {"A": "down", "B": "up"}
-SDXL = ("lora_te1_", "lora_te2_", "text_encoder_2.")
+SDXL_PREFIXES = ("lora_te1_", "lora_te2_", "text_encoder_2.")
 OTHERS = ("lora_transformer_", "transformer.", "lora_te3_")
 BUNDLED = re.compile(r"bundle_emb\.(?P<word>.+)\.(?:string_to_param\.\*|emb_params)")
 
 
 def is_lora(names: list[str]) -> bool:
     """Whether a file of these tensors is a LoRA."""
-    return any(NAME.fullmatch(name) for name in names)
+    return any(LORA_KEY.fullmatch(name) for name in names)
 
 
 # ---- read
@@ -62,7 +62,7 @@ def read_lora(file: ForeignFile) -> Concept:
     words: dict[str, Tensor] = {}
     unknown = []
     for name, tensor in file.tensors.items():
-        if match := NAME.fullmatch(name):
+        if match := LORA_KEY.fullmatch(name):
             part = match["new"] or match["old"] or match["alpha"]
             found.setdefault(match["module"], {})[SIDES.get(part, part)] = tensor
         elif bundled := BUNDLED.fullmatch(name):
@@ -87,7 +87,7 @@ def read_lora(file: ForeignFile) -> Concept:
 
 def _check_family(file: ForeignFile) -> None:
     architecture = file.notes.get("modelspec.architecture", "")
-    for told, family in ((SDXL, "SDXL"), (OTHERS, "a model that has no U-Net")):
+    for told, family in ((SDXL_PREFIXES, "SDXL"), (OTHERS, "a model that has no U-Net")):
         if wrong := [name for name in file.tensors if name.startswith(told)]:
             raise file.wrong(f"is a LoRA for {family} ({quoted(wrong[0])}); want one for SD 1.x or 2.x")
     if "xl" in architecture.lower():
@@ -155,13 +155,13 @@ def _checked(file: ForeignFile, alpha: float) -> float:
 
 def _own_notes(file: ForeignFile) -> ConceptAbout | None:
     """What we noted of a concept when we wrote it as a LoRA."""
-    if KEY not in file.notes:
+    if RECORD_KEY not in file.notes:
         return None
-    data = _notes(file, file.notes[KEY])
+    data = _notes(file, file.notes[RECORD_KEY])
     if data.pop("kind", None) != KIND or data.pop("version", None) != 1:
         raise file.wrong("is no LoRA of this version of the program; write it again")
     try:
-        return parse(ConceptAbout, data, CONCEPT.limits)
+        return parse(ConceptAbout, data, CONCEPT_KIND.limits)
     except ValueError as error:
         raise file.wrong(f"is a damaged LoRA ({error}): write it again") from None
 
@@ -184,7 +184,7 @@ def save_lora(concept: Concept, path: str | Path, config: ModelConfig, dtype: to
     ValueError for a concept that is more than low-rank changes of layers that other tools know, and for numbers that
     are not finite; OSError.
     """
-    if dtype not in DTYPES:
+    if dtype not in WRITTEN_DTYPES:
         raise ValueError(f"a LoRA is written as float32 or float16, not as {dtype}")
     low = {name: change for name, change in concept.changes.items() if isinstance(change, LowRank)}
     if other := [*(name for name in concept.changes if name not in low), *concept.words]:
@@ -202,8 +202,8 @@ def save_lora(concept: Concept, path: str | Path, config: ModelConfig, dtype: to
     for name, tensor in tensors.items():
         check_values(name, tensor, None)
     about = {"kind": KIND, "version": 1, **vars(concept.about)}
-    parse(ConceptAbout, {k: v for k, v in about.items() if k not in ("kind", "version")}, CONCEPT.limits)
-    notes = lora_notes(concept, low, config) | {KEY: json.dumps(about, sort_keys=True)}
+    parse(ConceptAbout, {k: v for k, v in about.items() if k not in ("kind", "version")}, CONCEPT_KIND.limits)
+    notes = lora_notes(concept, low, config) | {RECORD_KEY: json.dumps(about, sort_keys=True)}
     with atomic(path) as temporary:
         Path(temporary).write_bytes(_in_order(save(tensors, notes)))
 

@@ -10,7 +10,7 @@ from train.concepts.embeds_file import is_embeds, read_embeds
 from train.concepts.foreign import read_foreign
 from train.concepts.lora_file import KIND, is_lora, read_lora
 from weights.pickles import kind_of
-from weights.records import KEY, listed, parse_json, shown
+from weights.records import RECORD_KEY, listed, parse_json, shown
 
 READERS = ((is_lora, read_lora), (is_delta, read_delta), (is_embeds, read_embeds))
 
@@ -40,7 +40,7 @@ def _is_ours(path: str | Path) -> bool:
     except (OSError, SafetensorError):
         return not Path(path).is_file() or kind_of(Path(path)) != "pickle"
     try:
-        data = parse_json(notes[KEY]) if KEY in notes else {"kind": KIND}
+        data = parse_json(notes[RECORD_KEY]) if RECORD_KEY in notes else {"kind": KIND}
     except ValueError:
         return True
     return not isinstance(data, dict) or data.get("kind") != KIND

@@ -58,7 +58,7 @@ def edges(images: Tensor) -> tuple[Tensor, Tensor]:
     return images.diff(dim=-1), images.diff(dim=-2)
 
 
-def loss_of(
+def reconstruction_loss(
     model: Autoencoder, images: Tensor, generator: torch.Generator, kl_weight: float, subjects: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The training loss and the plain mean squared error of a batch (b 3 h w) in [-1, 1].
@@ -182,7 +182,7 @@ def main() -> None:
         images, subjects = batch(pictures, masks, count, side, rng)
         images = images.to(args.device, memory_format=torch.channels_last)
         with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
-            loss, square = loss_of(model, images, generator, args.kl, subjects.to(args.device))
+            loss, square = reconstruction_loss(model, images, generator, args.kl, subjects.to(args.device))
         trainer.step(loss, share)
         running = running * 0.98 + square.item() * 0.02 if running else square.item()
         if step % 50 == 0:

@@ -21,10 +21,10 @@ from train.world import FULL, SMALL, Front, Look, Pose, Scene, Subject, World, r
 from weights.atomic import atomic
 
 WORLDS: dict[str, World] = {"small": SMALL, "full": FULL}
-KINDS = ("single", "pair", "hidden")
+SCENE_KINDS = ("single", "pair", "hidden")
 Shares = tuple[float, ...]
 SHARES: Shares = (0.65, 0.2, 0.15)
-CHUNK = 1000
+CHUNK_SIZE = 1000
 SIZE = 128
 STREAMS = {
     "training": 0,
@@ -44,9 +44,9 @@ def scene_at(world: World, seed: int, index: int, unseen: bool = False) -> Scene
 def mixed_scene_at(world: World, seed: int, index: int, shares: Shares = SHARES, unseen: bool = False) -> Scene:
     """Scene number `index` of a stream of all three kinds; a scene of one subject is the one of scene_at.
 
-    shares: how often each of KINDS occurs, adding up to 1.
+    shares: how often each of SCENE_KINDS occurs, adding up to 1.
     """
-    kind = np.random.default_rng([seed, index, 1]).choice(KINDS, p=shares)
+    kind = np.random.default_rng([seed, index, 1]).choice(SCENE_KINDS, p=shares)
     rng = np.random.default_rng([seed, index])
     look = world.look(rng, unseen=unseen)
     if kind == "pair":
@@ -74,7 +74,7 @@ def from_json(line: str) -> Scene:
 def draw_chunk(task: tuple[str, int, Shares, int, Path]) -> None:
     """Draw one chunk of (world name, seed, shares, chunk number, folder) and move it into place when it is finished."""
     name, seed, shares, number, folder = task
-    scenes = [mixed_scene_at(WORLDS[name], seed, number * CHUNK + i, shares) for i in range(CHUNK)]
+    scenes = [mixed_scene_at(WORLDS[name], seed, number * CHUNK_SIZE + i, shares) for i in range(CHUNK_SIZE)]
     drawn = [render(scene, SIZE) for scene in scenes]
     subjects = [np.any([np.asarray(mask) > 127 for mask in rendering.masks], axis=0) for rendering in drawn]
     stem = folder / f"{number:05d}"
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40000, help="pictures, rounded up to complete chunks of 1000")
     parser.add_argument("--seed", type=int, default=STREAMS["training"])
     parser.add_argument(
-        "--shares", type=float, nargs=3, default=SHARES, metavar=KINDS, help="of the pictures, adding up to 1"
+        "--shares", type=float, nargs=3, default=SHARES, metavar=SCENE_KINDS, help="of the pictures, adding up to 1"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
@@ -147,7 +147,7 @@ def main() -> None:
         claim(args.out, args.world, args.seed, shares)
     except ValueError as error:
         parser.error(str(error))
-    chunks = range(-(-args.count // CHUNK))
+    chunks = range(-(-args.count // CHUNK_SIZE))
     missing = [(args.world, args.seed, shares, i, args.out) for i in chunks if not (args.out / f"{i:05d}.npy").exists()]
     with Pool(args.workers) as pool:
         for _ in tqdm(pool.imap_unordered(draw_chunk, missing), total=len(missing), unit="chunk"):

@@ -32,7 +32,7 @@ FORGET = 0.15
 EMPTY = 0.1
 
 
-class Latents:
+class EncodedPictures:
     """Scaled latents of every training picture and its mirror image, (n 2 4 16 16), encoded once and kept in files.
 
     One file for each folder of pictures. Its name tells which autoencoder, which folder and how many pictures it is of:
@@ -51,7 +51,10 @@ class Latents:
                 model = Autoencoder(MINIATURE.vae).to(device)
                 model.load_state_dict(autoencoder_weights(autoencoder))
                 with atomic(path) as place:
-                    np.save(place, np.concatenate([encode(model, chunk) for chunk in tqdm(pictures, desc="encode")]))
+                    np.save(
+                        place,
+                        np.concatenate([encode_pictures(model, chunk) for chunk in tqdm(pictures, desc="encode")]),
+                    )
             parts.append(np.load(path))
         self.values = torch.from_numpy(np.concatenate(parts))
 
@@ -66,7 +69,7 @@ class Latents:
 
 
 @torch.no_grad()
-def encode(model: Autoencoder, pictures: np.ndarray, count: int = 50) -> np.ndarray:
+def encode_pictures(model: Autoencoder, pictures: np.ndarray, count: int = 50) -> np.ndarray:
     """Pictures (n h w 3) to the scaled latents of each and of its mirror image, (n 2 4 h/8 w/8) float16."""
     device, rows = model.quant_conv.weight.device, []
     for part in np.array_split(pictures, -(-len(pictures) // count)):
@@ -97,7 +100,7 @@ def timesteps(count: int, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(((rng.permutation(count) + rng.random(count)) / count * 1000).astype(np.int64))
 
 
-class Held:
+class HeldOut:
     """Scenes of looks never trained on, with fixed noise: the same question at every call."""
 
     def __init__(self, world: str, autoencoder: Path, device: str, count: int = 128) -> None:
@@ -106,7 +109,7 @@ class Held:
         scenes: list[Scene] = [scene_at(WORLDS[world], 10_000, i, unseen=True) for i in range(count)]
         pictures = np.stack([np.asarray(render(scene, SIZE).image) for scene in scenes])
         generator = torch.Generator().manual_seed(0)
-        self.latents = torch.from_numpy(encode(model, pictures)[:, 0]).float().to(device)
+        self.latents = torch.from_numpy(encode_pictures(model, pictures)[:, 0]).float().to(device)
         self.tokens = Tokenizer()([caption(scene) for scene in scenes]).to(device)
         self.noise = torch.randn(self.latents.shape, generator=generator).to(device)
         self.t = timesteps(count, np.random.default_rng(0))
@@ -154,10 +157,10 @@ def main() -> None:
     plain = ("embedding", "conv_in", "conv_out")
     trainer = Trainer(model, plain, args.lr, Budget(args.steps, args.minutes), args.out)
     if trainer.workers.rank == 0:
-        Latents(args.out, args.data, args.autoencoder, args.device)
+        EncodedPictures(args.out, args.data, args.autoencoder, args.device)
     trainer.workers.same(0.0)  # the others wait until the file is there
-    latents = Latents(args.out, args.data, args.autoencoder, args.device)
-    held, tokenizer = Held(args.world, args.autoencoder, args.device), Tokenizer()
+    latents = EncodedPictures(args.out, args.data, args.autoencoder, args.device)
+    held, tokenizer = HeldOut(args.world, args.autoencoder, args.device), Tokenizer()
     stream = [args.seed, trainer.workers.rank, trainer.budget.step]
     rng, generator = np.random.default_rng(stream), noise(stream)
     running = 0.0

@@ -20,7 +20,7 @@ from models.stable_diffusion import StableDiffusion
 from train.miniature.autoencoder import held_out, reconstruction_psnr
 from train.miniature.data import STREAMS, WORLDS, scene_at
 from train.miniature.samples import sample_prompts
-from train.recogniser import WEIGHTS, Recogniser, load_recogniser, recognise
+from train.recogniser import RECOGNISER_FILE, Recogniser, load_recogniser, recognise_subjects
 from train.world import Scene, caption, render
 from weights.atomic import atomic
 from weights.load import load
@@ -53,7 +53,7 @@ class Judgement:
 def hits(recogniser: Recogniser, pictures: list[Image.Image], scenes: list[Scene]) -> dict[str, float]:
     """The share of pictures that show what their scene says, for each of ASKED and for all of them together."""
     right = []
-    for seen, scene in zip(recognise(recogniser, pictures), scenes, strict=True):
+    for seen, scene in zip(recognise_subjects(recogniser, pictures), scenes, strict=True):
         wanted = scene.look.species, scene.look.colour, scene.look.pattern, scene.place
         right.append([seen[name] == value for name, value in zip(ASKED, wanted, strict=True)])
     table = torch.tensor(right).float()
@@ -105,7 +105,7 @@ def judge(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="miniature")
-    parser.add_argument("--recogniser", type=Path, default=WEIGHTS)
+    parser.add_argument("--recogniser", type=Path, default=RECOGNISER_FILE)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--world", choices=WORLDS, default="small")
     parser.add_argument("--prompts", type=int, default=500)

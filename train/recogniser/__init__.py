@@ -3,12 +3,21 @@
 from train.recogniser.network import (
     ATTRIBUTES,
     JOINTS,
-    WEIGHTS,
+    RECOGNISER_FILE,
     Recogniser,
     Seen,
     load_recogniser,
     prepare,
-    recognise,
+    recognise_subjects,
 )
 
-__all__ = ["ATTRIBUTES", "JOINTS", "WEIGHTS", "Recogniser", "Seen", "load_recogniser", "prepare", "recognise"]
+__all__ = [
+    "ATTRIBUTES",
+    "JOINTS",
+    "RECOGNISER_FILE",
+    "Recogniser",
+    "Seen",
+    "load_recogniser",
+    "prepare",
+    "recognise_subjects",
+]

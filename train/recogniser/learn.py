@@ -17,14 +17,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.images import to_tensor
-from train.miniature.data import KINDS, STREAMS, WORLDS, load_chunks, mixed_scene_at
+from train.miniature.data import SCENE_KINDS, STREAMS, WORLDS, load_chunks, mixed_scene_at
 from train.miniature.loop import Budget, Trainer
-from train.recogniser.network import ATTRIBUTES, JOINTS, TILT, WEIGHTS, Recogniser, box_of, prepare
+from train.recogniser.network import ATTRIBUTES, JOINTS, RECOGNISER_FILE, TILT, Recogniser, prepare, square_of
 from train.world import Scene, Subject, render
 from weights.atomic import atomic
 
 IGNORED = -100  # cross entropy's own word for a question that is not asked
-ONE_OF_EACH = {kind: tuple(float(kind == other) for other in KINDS) for kind in KINDS}
+ONE_OF_EACH = {kind: tuple(float(kind == other) for other in SCENE_KINDS) for kind in SCENE_KINDS}
 
 
 def answers(scene: Scene, subject: Subject) -> tuple[list[int], list[float]]:
@@ -93,7 +93,7 @@ def blurred(squares: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.cat([coarse, squares[half:]]) + 0.03 * float(rng.random()) * noise
 
 
-def loss_of(model: Recogniser, squares: Tensor, labels: Tensor, joints: Tensor) -> Tensor:
+def recognition_loss(model: Recogniser, squares: Tensor, labels: Tensor, joints: Tensor) -> Tensor:
     """Cross entropies of all attributes, each over those who are asked, and the squared error of the joints."""
     scores = model(squares)
     loss = F.mse_loss(scores["joints"], joints)
@@ -117,7 +117,7 @@ def accuracy(model: Recogniser, world: str, kind: str, unseen: bool, count: int 
         drawn = render(scene)
         image = to_tensor(drawn.image)[None]
         for subject, mask in zip(scene.subjects, drawn.masks, strict=True):
-            box = torch.tensor([box_of(to_tensor(mask.convert("RGB"))[0] > 0)]) if scene.others else None
+            box = torch.tensor([square_of(to_tensor(mask.convert("RGB"))[0] > 0)]) if scene.others else None
             squares.append(prepare(image, box))
             indices, bent = answers(scene, subject)
             labels.append(indices)
@@ -133,10 +133,10 @@ def accuracy(model: Recogniser, world: str, kind: str, unseen: bool, count: int 
     return found | dict(zip(JOINTS, error, strict=True))
 
 
-def report(model: Recogniser, world: str, count: int = 300) -> str:
+def accuracies(model: Recogniser, world: str, count: int = 300) -> str:
     """A line of accuracies for each kind of scene, of looks seen in training and of looks that were not."""
     lines = []
-    for kind in KINDS:
+    for kind in SCENE_KINDS:
         for unseen in (False, True):
             found = accuracy(model, world, kind, unseen, count)
             numbers = ", ".join(f"{name} {found[name]:.1%}" for name in ATTRIBUTES)
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", default=[Path("runs/data")], help="one or more folders")
     parser.add_argument("--world", choices=WORLDS, default="small", help="the world that the data shows")
     parser.add_argument("--out", type=Path, default=Path("runs/recogniser"), help="where a stopped training is kept")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the finished weights go")
+    parser.add_argument("--weights", type=Path, default=RECOGNISER_FILE, help="where the finished weights go")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--minutes", type=float, help="stop by the clock instead of by steps")
@@ -164,7 +164,7 @@ def main() -> None:
     questions = Questions(*load_chunks(args.data))
     rng = np.random.default_rng([args.seed, trainer.workers.rank, trainer.budget.step])
     for step, share in trainer.progress():
-        loss = loss_of(model, *questions.batch(args.batch, rng, args.device))
+        loss = recognition_loss(model, *questions.batch(args.batch, rng, args.device))
         trainer.step(loss, share)
         if step % 50 == 0:
             trainer.bar.set_postfix_str(f"step {step} loss {loss.item():.3f}")
@@ -172,7 +172,7 @@ def main() -> None:
             found = accuracy(finished(trainer.ema), args.world, "single", False, 200)
             tqdm.write(f"step {step} " + ", ".join(f"{name} {found[name]:.1%}" for name in ATTRIBUTES))
     if trainer.workers.rank == 0:
-        print(report(finished(trainer.ema), args.world))
+        print(accuracies(finished(trainer.ema), args.world))
         with atomic(args.weights) as place:
             save_file({name: tensor.half().cpu().contiguous() for name, tensor in trainer.ema.items()}, place)
 

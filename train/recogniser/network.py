@@ -20,7 +20,7 @@ from models.images import to_tensor
 from train.world import ACCESSORIES, COLOURS, PATTERNS, PLACES, SPECIES
 from train.world.backgrounds import LIGHTS
 
-SIDE = 96
+SQUARE_SIDE = 96
 WIDTHS = (24, 40, 64, 96)
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "species": tuple(SPECIES),
@@ -35,9 +35,9 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 JOINTS = ("tilt", "stride", "head", "tail")  # of a Pose; tilt as a multiple of TILT, so that all lie in [-1, 1]
 TILT = 0.2
-WEIGHTS = Path(weights.__file__).parent / "recogniser.safetensors"
+RECOGNISER_FILE = Path(weights.__file__).parent / "recogniser.safetensors"
 
-Box = tuple[float, float, float]
+Square = tuple[float, float, float]
 
 
 class Block(nn.Module):
@@ -60,7 +60,7 @@ class Recogniser(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*(Block(c, d) for c, d in zip((3, *WIDTHS[:-1]), WIDTHS, strict=True)))
-        side = SIDE // 2 ** len(WIDTHS)
+        side = SQUARE_SIDE // 2 ** len(WIDTHS)
         self.squeeze = nn.Conv2d(WIDTHS[-1], 24, 1)
         features = 24 * side * side + WIDTHS[-1]
         self.heads = nn.ModuleDict({name: nn.Linear(features, len(values)) for name, values in ATTRIBUTES.items()})
@@ -100,11 +100,11 @@ def prepare(images: Tensor, boxes: Tensor | None = None) -> Tensor:
     x, y, r = (boxes * 2).unbind(1)
     zero = torch.zeros_like(r)
     matrix = torch.stack([torch.stack([r, zero, x - 1], 1), torch.stack([zero, r, y - 1], 1)], 1)
-    grid = F.affine_grid(matrix, [len(images), 3, SIDE, SIDE], align_corners=False)
+    grid = F.affine_grid(matrix, [len(images), 3, SQUARE_SIDE, SQUARE_SIDE], align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def box_of(mask: Tensor, margin: float = 1.15) -> Box:
+def square_of(mask: Tensor, margin: float = 1.15) -> Square:
     """The square around the subject of a mask (h w), as `prepare` wants it. Raises ValueError on an empty mask."""
     rows, columns = (torch.nonzero(mask.any(dim))[:, 0] for dim in (1, 0))
     if not len(rows):
@@ -116,7 +116,7 @@ def box_of(mask: Tensor, margin: float = 1.15) -> Box:
 
 
 @torch.no_grad()
-def recognise(
+def recognise_subjects(
     model: Recogniser, images: Sequence[Image.Image], masks: Sequence[Image.Image | None] | None = None
 ) -> list[Seen]:
     """What each picture shows. masks: where its subject is, L; None for a picture of one subject."""
@@ -124,7 +124,7 @@ def recognise(
     squares = []
     for i, image in enumerate(images):
         mask = masks[i] if masks else None
-        box = None if mask is None else torch.tensor([box_of(to_tensor(mask.convert("RGB"))[0] > 0)], device=device)
+        box = None if mask is None else torch.tensor([square_of(to_tensor(mask.convert("RGB"))[0] > 0)], device=device)
         squares.append(prepare(to_tensor(image)[None].to(device), box))
     answers = model(torch.cat(squares))
     joints = answers.pop("joints").clamp(-1, 1) * torch.tensor([TILT, 1.0, 1.0, 1.0], device=device)
@@ -137,7 +137,7 @@ def recognise(
     ]
 
 
-def load_recogniser(path: Path = WEIGHTS, device: str | torch.device = "cpu") -> Recogniser:
+def load_recogniser(path: Path = RECOGNISER_FILE, device: str | torch.device = "cpu") -> Recogniser:
     """The trained recogniser. Raises ValueError when there is no such file."""
     if not path.is_file():
         raise ValueError(f"there is no file {path}; run python -m train.recogniser.learn first")

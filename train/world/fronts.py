@@ -8,8 +8,6 @@ from PIL import Image, ImageDraw
 
 from train.world.backgrounds import box, disc
 
-Colour = tuple[int, int, int]
-
 
 @dataclass(frozen=True)
 class Front:
