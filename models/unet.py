@@ -214,9 +214,15 @@ class UNet(nn.Module):
         config, multiple = self.config, 2 ** (LEVELS - 1)
         sides_fit = latents.dim() == 4 and latents.shape[2] % multiple == 0 and latents.shape[3] % multiple == 0
         if not sides_fit or latents.shape[1] != config.in_channels:
+            alone = sides_fit and latents.shape[1] == config.out_channels
             raise ValueError(
                 f"latents are {tuple(latents.shape)}; this U-Net wants (b, {config.in_channels}, h, w) with h and w "
-                f"multiples of {multiple}: crop or resize the picture first"
+                f"multiples of {multiple}: "
+                + (
+                    "it paints inside a mask, and is given a picture beside the latents (models/inpainting.py)"
+                    if alone
+                    else "crop or resize the picture first"
+                )
             )
         _check_timesteps(t, latents.shape[0])
         self._check_context(context, latents.shape[0])

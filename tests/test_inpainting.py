@@ -72,6 +72,11 @@ def test_a_model_of_four_channels_cannot_paint(device):
         model.surroundings(torch.zeros(1, 3, 64, 64), torch.zeros(1, 1, 64, 64))
 
 
+def test_latents_alone_are_refused_by_a_unet_that_paints(model, device):
+    with pytest.raises(ValueError, match=r"wants \(b, 9, h, w\).*: it paints inside a mask, and is given a picture"):
+        model.unet(normal(1, 4, 8, 8, device=device), 1, normal(1, 77, 48, device=device))
+
+
 def test_rows_beside_the_latents_are_repeated_for_guidance():
     """Two pictures under guidance are four rows: both unconditional, then both conditional."""
     seen = []

@@ -6,6 +6,7 @@ import pytest
 import reference
 import torch
 from tiny import VISION, assert_gradients_reach_everything, assert_rows_are_independent, distance, drawn, normal
+from torch import nn
 
 from models import PAINT_BY_EXAMPLE, ImageEncoder, VisionTower
 from models.vision import WideLayerNorm
@@ -71,9 +72,11 @@ def test_half_precision_is_near_float32(dtype, device):
 
 def test_the_mappers_norms_are_wide(device):
     """Numbers that overflow float16 when squared and summed; and nothing is narrowed in float64."""
-    norm, x = WideLayerNorm(64).to(device), normal(1, 64, device=device) * 1e4
+    norm, x = drawn(WideLayerNorm(64), device), normal(1, 64, device=device) * 1e4
     half = norm.half()(x.half())
     assert half.dtype == torch.float16 and distance(half, reference.layer_norm(norm, x.half())) < 1e-3
+    weight, bias = norm.weight.float(), norm.bias.float()
+    assert torch.equal(half, nn.functional.layer_norm(x.half().float(), (64,), weight, bias).half())
     exact = norm.double()(x.double())
     assert exact.dtype == torch.float64 and distance(exact, reference.layer_norm(norm, x.double())) < 1e-14
     with torch.autocast(device.type, torch.bfloat16):

@@ -102,7 +102,8 @@ def load_model(
     """The model asked for, with the concept in it if there is one.
 
     dtype: instead of the one asked for. concept: the one of --concept, if it has been read already;
-    it is emptied into the model, so that memory holds neither twice.
+    it is emptied into the model, so that memory holds neither twice. Raises ValueError for a model that only paints
+    inside a mask.
     """
     import torch
 
@@ -114,6 +115,11 @@ def load_model(
     UNTIL_THE_END.enter_context(full_float32())
     kind = getattr(torch, dtype or arguments.dtype)
     model = load(arguments.model, device, kind, arguments.config, arguments.prediction)
+    if model.config.paints:
+        raise ValueError(
+            f"{arguments.model} is {model.config.name}, which paints inside a mask and is given a picture to paint in: "
+            "take a model that draws whole pictures, such as sd21-base"
+        )
     wanted = concept or getattr(arguments, "concept", None)
     if wanted is None:
         return model
