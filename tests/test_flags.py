@@ -32,7 +32,7 @@ COMMON = {
     "--quiet": [],
 }
 DTYPE = {"--dtype": ["bfloat16"]}
-SAMPLING = {"--steps": ["3"], "--guidance": ["2"], "--size": ["64"], "--concept": ["CONCEPT"]}
+SAMPLING = {"--steps": ["3"], "--guidance": ["2"], "--size": ["64"], "--concept": ["CONCEPT:0.5"]}
 GENERATE = {**COMMON, **DTYPE, **SAMPLING, "--negative": ["rain"], "--out": ["other.png"]}
 INVERT = {
     **{**COMMON, **DTYPE, **SAMPLING},
@@ -73,7 +73,7 @@ LEARN = {
     **{"--checkpoint-every": ["2"], "--concept-dtype": ["float16"], "--resume": [], "--keep-checkpoint": []},
 }
 WHAT = {"--config": ["sd21"], "--prediction": ["eps"]}
-CONVERT = {**WHAT, "--layout": ["folder"], "--dtype": ["float16"], "--concept": ["CONCEPT"], "--overwrite": []}
+CONVERT = {**WHAT, "--layout": ["folder"], "--dtype": ["float16"], "--concept": ["CONCEPT:0.5"], "--overwrite": []}
 FETCH = {"--mirror": ["http://localhost"], "--offline": [], "--cache": ["there"], "--quiet": []}
 
 # a case: its line, its flags with a value that changes something, and those refused, with a part of the sentence
@@ -260,7 +260,7 @@ def test_every_flag_changes_something_or_says_why_not(
     case, flag, noted, inversion, concept, tmp_path, monkeypatch, capsys
 ):
     line, flags, refused = CASES[case]
-    values = [str(concept) if value == "CONCEPT" else value for value in flags[flag]]
+    values = [value.replace("CONCEPT", str(concept)) for value in flags[flag]]
 
     def told(home, *extra):
         lay_out(home, inversion, OUTPUTS if flag == "--overwrite" else ())

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ MOST_STEPS = 1000  # of every published noise schedule, which has no more to sam
 SIDE, AREA = 4096, 2048 * 2048  # pixels: seven times the area that SD 2.1 was trained on
 SEED = 2**63 - 1  # what torch takes, with room for one seed for each picture
 PROMPT = 10_000  # characters, of which some 300 fit into 77 tokens
+SCALE = 100  # of a concept; beyond 2 hardly anybody means it
 SETTING = 200  # characters of a value, too few for JSON to nest without end
 QUOTED = 80  # characters of a value that are said again
 
@@ -99,6 +101,29 @@ def path(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         raise argparse.ArgumentTypeError(f"there is no home folder for {quote(text)}; write it out") from None
+
+
+@dataclass(frozen=True)
+class ScaledFile:
+    """The file of a concept, and how much of it: FILE or FILE:SCALE."""
+
+    path: Path
+    scale: float = 1.0
+
+    def __str__(self) -> str:
+        return str(self.path) if self.scale == 1 else f"{self.path}:{self.scale:g}"
+
+
+def scaled_file(text: str) -> ScaledFile:
+    """A path, or a path and a number after a colon, unless a file is called just so."""
+    head, colon, tail = text.rpartition(":")
+    try:
+        float(tail)
+    except ValueError:
+        return ScaledFile(path(text))
+    if not colon or not head or path(text).exists():
+        return ScaledFile(path(text))
+    return ScaledFile(path(head), number(-SCALE, SCALE)(tail))
 
 
 def quote(text: str) -> str:

@@ -3,9 +3,10 @@
 import argparse
 import os
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from photoswap.commands import arguments as types
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from models.stable_diffusion import StableDiffusion
     from train.concepts import Concept
+
+    ScaledConcept: TypeAlias = tuple[Concept, float]
 
 DTYPES = ("float32", "bfloat16", "float16")
 UNTIL_THE_END = ExitStack()  # of a command: settings of the process, made once torch is there and put back by `main`
@@ -69,8 +72,8 @@ def add_what_it_is(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_sampling(parser: argparse.ArgumentParser, concepts: bool = False) -> None:
-    """The flags of every command that samples. concepts: whether there may be several."""
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """The flags of every command that samples."""
     group = parser.add_argument_group("sampling")
     group.add_argument(
         "--steps", type=types.whole(1, types.MOST_STEPS), metavar="N", help=f"of the sampler (default: {STEPS})"
@@ -87,22 +90,29 @@ def add_sampling(parser: argparse.ArgumentParser, concepts: bool = False) -> Non
         metavar="WxH",
         help="pixels to work at, 768 or 768x512 (default: by model and picture)",
     )
-    group.add_argument(
+    add_concepts(group)
+
+
+def add_concepts(parser: argparse._ActionsContainer) -> None:
+    """The flag for what was learnt, here or by other tools."""
+    parser.add_argument(
         "--concept",
-        type=types.path,
-        action="append" if concepts else "store",
-        metavar="FILE",
-        help="concept.safetensors from `photoswap learn`",
+        type=types.scaled_file,
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE]",
+        help="concept.safetensors from `photoswap learn`, or a LoRA, an embedding or a Custom Diffusion delta of any "
+        "tool; may be repeated, and what several add adds up (docs/concepts.md)",
     )
 
 
 def load_model(
-    arguments: argparse.Namespace, dtype: str | None = None, concept: "Concept | None" = None
+    arguments: argparse.Namespace, dtype: str | None = None, concepts: "Sequence[ScaledConcept] | None" = None
 ) -> "StableDiffusion":
-    """The model asked for, with the concept in it if there is one.
+    """The model asked for, with the concepts in it if there are any.
 
-    dtype: instead of the one asked for. concept: the one of --concept, if it has been read already;
-    it is emptied into the model, so that memory holds neither twice. Raises ValueError for a model that only paints
+    dtype: instead of the one asked for. concepts: those that are wanted of --concept, if they have been read already;
+    they are emptied into the model, so that memory holds none twice. Raises ValueError for a model that only paints
     inside a mask.
     """
     import torch
@@ -114,19 +124,31 @@ def load_model(
     make_repeatable(device)
     UNTIL_THE_END.enter_context(full_float32())
     kind = getattr(torch, dtype or arguments.dtype)
+    if concepts is None:
+        concepts = read_concepts(getattr(arguments, "concept", ()))
     model = load(arguments.model, device, kind, arguments.config, arguments.prediction)
     if model.config.paints:
         raise ValueError(
             f"{arguments.model} is {model.config.name}, which paints inside a mask and is given a picture to paint in: "
             "take a model that draws whole pictures, such as sd21-base"
         )
-    wanted = concept or getattr(arguments, "concept", None)
-    if wanted is None:
-        return model
+    put_concepts(model, concepts)
+    return model
+
+
+def read_concepts(files: "Sequence[types.ScaledFile]") -> "list[ScaledConcept]":
+    """The concepts of these files, each with its scale."""
+    from train.concepts import open_concept
+
+    return [(open_concept(file.path), file.scale) for file in files]
+
+
+def put_concepts(model: "StableDiffusion", concepts: "Sequence[ScaledConcept]") -> None:
+    """Put them into the model, all at once, emptying them."""
     from train.concepts import apply_in_place
 
-    apply_in_place(model, wanted)
-    return model
+    if concepts:
+        apply_in_place(model, *(concept for concept, _ in concepts), scales=[scale for _, scale in concepts])
 
 
 def pick_device(name: str | None) -> "torch.device":

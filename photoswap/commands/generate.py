@@ -24,7 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Draw and write it."""
     check_file(arguments.out)
-    check_free([arguments.out], [arguments.model, arguments.config, arguments.concept], arguments.overwrite)
+    check_free(
+        [arguments.out],
+        [arguments.model, arguments.config, *(file.path for file in arguments.concept)],
+        arguments.overwrite,
+    )
     if arguments.guidance == 1:
         refuse(arguments, "at guidance 1, which asks the prompt alone", "negative")
     from photoswap.pipeline import generate

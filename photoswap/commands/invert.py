@@ -90,4 +90,8 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.reconstruction:
         check_file(arguments.reconstruction)
         outputs.append(arguments.reconstruction)
-    check_free(outputs, [arguments.source, arguments.model, arguments.config, arguments.concept], arguments.overwrite)
+    check_free(
+        outputs,
+        [arguments.source, arguments.model, arguments.config, *(file.path for file in arguments.concept)],
+        arguments.overwrite,
+    )

@@ -24,21 +24,42 @@ def check_masked(arguments: argparse.Namespace, method: "Method") -> None:
 
 
 def make_turns(
-    arguments: argparse.Namespace, inversion: "Inversion | None", concepts: "Sequence[Concept]"
+    arguments: argparse.Namespace, inversion: "Inversion | None", concepts: "Sequence[Sequence[Concept]]"
 ) -> "list[Turn]":
-    """The prompts of every swap. Raises ValueError when one is missing, or lacks its subject."""
+    """The prompts of every swap. Raises ValueError when one is missing, or lacks its subject.
+
+    concepts: those of every swap.
+    """
     from photoswap.turns import Swapping, Turn, turns
 
     prompt = arguments.prompt or (inversion.prompt if inversion else None)
     if not prompt:
         raise ValueError('say with --prompt what is in the picture: --prompt "a photo of a dog on grass"')
-    if not arguments.target and not concepts:
+    if not arguments.target and not any(concepts):
         raise ValueError("say with --concept or --target what takes the subject's place")
-    targets = arguments.target or [concept.subject for concept in concepts]
-    plain = [concept.class_word for concept in concepts] or targets
+    targets = arguments.target or [_subject(several) for several in concepts]
+    classes = [next((one.class_word for one in several if one.class_word), "") for several in concepts]
+    plain = [known or target for known, target in zip(classes or targets, targets, strict=True)]
     if arguments.target_prompt:
         return [Turn(prompt, arguments.target_prompt, arguments.subject[0], targets[0])]
     return turns(prompt, [Swapping(*one) for one in zip(arguments.subject, targets, plain, strict=True)])
+
+
+def _subject(concepts: "Sequence[Concept]") -> str:
+    """What the concepts of one swap call their subject. Raises ValueError unless one of them does."""
+    from weights.records import listed, quoted
+
+    subjects = list(dict.fromkeys(concept.subject for concept in concepts if concept.subject))
+    if len(subjects) == 1:
+        return subjects[0]
+    if subjects:
+        raise ValueError(f"the concepts are of {listed(subjects)}: say with --target what takes the subject's place")
+    triggers = [concept.settings.get("modelspec.trigger_phrase") for concept in concepts]
+    known = "".join(f"; it was made for {quoted(phrase)}" for phrase in triggers[:1] if phrase)
+    raise ValueError(
+        f"{quoted(concepts[0].title)} has no word for its subject: say with --target what takes the subject's place"
+        f"{known}"
+    )
 
 
 def check_words(model: "StableDiffusion", turns: "Sequence[Turn]") -> None:

@@ -53,6 +53,7 @@ from photoswap.commands.common import (
     add_sampling,
     guidance_for,
     load_model,
+    read_concepts,
     refuse,
     seed_for,
 )
@@ -94,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=types.words,
         action="append",
         metavar="WORDS",
-        help="what takes its place (default: the concept's subject)",
+        help="what takes its place (default: the concept's subject; a LoRA of other tools has none)",
     )
     parser.add_argument(
         "--target-prompt", type=types.words, metavar="PROMPT", help="(default: --prompt, with --target for --subject)"
@@ -179,7 +180,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the source wherever attention to the subject is below this share of its maximum (default: off, "
         "in official on; 0.3)",
     )
-    add_sampling(parser, concepts=True)
+    add_sampling(parser)
     add_common(parser, "photoswap-result", "the folder for result.png, grid.png and swap.json")
 
 
@@ -189,7 +190,6 @@ def run(arguments: argparse.Namespace) -> None:
     from models.images import load_image, load_mask
     from photoswap.inversion import Inversion
     from photoswap.methods import Photoswap
-    from train.concepts import load_concept
 
     given = arguments.source
     inversion = Inversion.load(given) if given and given.suffix == INVERSION_SUFFIX else None
@@ -202,11 +202,13 @@ def run(arguments: argparse.Namespace) -> None:
     shown_mask = load_mask(arguments.reference_mask) if arguments.reference_mask else None
     if arguments.M and isinstance(method, Photoswap) and method.phi >= method.M:
         warnings.warn(f"--M {method.M} changes nothing: phi, {method.phi} steps long, carries M with it", stacklevel=1)
-    concepts = [load_concept(concept) for concept in arguments.concept or ()]
-    every = make_turns(arguments, inversion, concepts)
+    concepts = read_concepts(arguments.concept)
+    # one subject takes all of them together; several take one each
+    taken = [concepts] if len(arguments.subject) == 1 else [[one] for one in concepts]
+    every = make_turns(arguments, inversion, [[concept for concept, _ in several] for several in taken])
     clock = {"load": 0.0, "invert": 0.0}
     with timed(clock, "load"):
-        model = load_model(arguments, concept=concepts[0] if concepts else None)
+        model = load_model(arguments, concepts=taken[0] if taken else ())
     check_words(model, every)
     method = make_method(arguments, inversion, guidance_for(model, arguments.guidance))
     if picture is None:
@@ -219,7 +221,7 @@ def run(arguments: argparse.Namespace) -> None:
         if i and concepts:
             del model  # so that there is room for the next
             with timed(clock, "load"):
-                model = load_model(arguments, concept=concepts[i])
+                model = load_model(arguments, concepts=taken[i])
         before = done[-1].picture if done else picture
         with timed(clock, "invert"):
             ready = None if i else inversion
@@ -305,7 +307,8 @@ def check(arguments: argparse.Namespace) -> None:
         refuse(arguments, "beside --fractions, which says the same", "phi", "M", "A")
     for name in ("target", "concept", "mask"):
         given = len(getattr(arguments, name) or ())
-        if given not in (0, len(arguments.subject)):
+        together = name == "concept" and len(arguments.subject) == 1
+        if given not in (0, len(arguments.subject)) and not together:
             raise ValueError(
                 f"there are {len(arguments.subject)} --subject and {given} --{name}; want as many, or none"
             )
@@ -319,7 +322,13 @@ def check(arguments: argparse.Namespace) -> None:
             "--crop wants a picture: what is drawn or inverted already is worked on as it is; leave it out"
         )
     check_folder(arguments.out)
-    read = [arguments.source, *(arguments.mask or ()), arguments.model, arguments.config, *(arguments.concept or ())]
+    read = [
+        arguments.source,
+        *(arguments.mask or ()),
+        arguments.model,
+        arguments.config,
+        *(file.path for file in arguments.concept),
+    ]
     read += [arguments.reference, arguments.reference_mask]
     check_free([arguments.out / name for name in (RESULT, GRID, RECORD)], read, arguments.overwrite)
 
@@ -446,4 +455,4 @@ def make_record(
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(one) for one in value]
-    return str(value) if isinstance(value, Path) else value
+    return str(value) if isinstance(value, Path | types.ScaledFile) else value

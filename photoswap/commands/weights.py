@@ -3,7 +3,7 @@
   list     the published checkpoints, and which of them are here
   fetch    download one: hashed on the way, resumed where it broke off
   verify   whether a file or folder is whole, sound and what it is called
-  convert  write it in the other layout, with a concept in it if there is one
+  convert  write it in the other layout, with concepts in it if there are any
 
 examples:
   photoswap weights list
@@ -14,12 +14,11 @@ examples:
 """
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from photoswap.commands import arguments as types
-from photoswap.commands.common import DTYPES, add_overwrite, add_what_it_is
+from photoswap.commands.common import DTYPES, add_concepts, add_overwrite, add_what_it_is, put_concepts, read_concepts
 from photoswap.commands.outputs import check_free, say
 
 if TYPE_CHECKING:
@@ -100,8 +99,8 @@ def verify_weights(arguments: argparse.Namespace) -> None:
 
 
 def convert_weights(arguments: argparse.Namespace) -> None:
-    """Write a checkpoint in either layout, with a concept in it if there is one."""
-    read, target = [arguments.source, arguments.config, arguments.concept], arguments.target
+    """Write a checkpoint in either layout, with concepts in it if there are any."""
+    read, target = [arguments.source, arguments.config, *(file.path for file in arguments.concept)], arguments.target
     if arguments.layout == "folder" and arguments.overwrite:
         raise ValueError("--overwrite replaces a file, never a folder; leave it out and name a new folder")
     if arguments.layout == "ldm" and not target.is_dir():
@@ -117,20 +116,18 @@ def convert_weights(arguments: argparse.Namespace) -> None:
         getattr(torch, arguments.dtype) if arguments.dtype else None,
         arguments.config,
         arguments.prediction,
-        _with_concept(arguments.concept),
+        _with_concepts(arguments.concept),
     )
     say(target)
 
 
-def _with_concept(path: Path | None) -> "Callable[[StableDiffusion], StableDiffusion] | None":
-    if path is None:
+def _with_concepts(files: Sequence[types.ScaledFile]) -> "Callable[[StableDiffusion], StableDiffusion] | None":
+    if not files:
         return None
-    from train.concepts import apply_in_place, load_concept
-
-    concept = load_concept(path)
+    concepts = read_concepts(files)
 
     def change(model: "StableDiffusion") -> "StableDiffusion":
-        apply_in_place(model, concept)
+        put_concepts(model, concepts)
         if new := ", ".join(model.tokenizer.added):
             raise ValueError(
                 f"the concept's {new} is no word of the vocabulary, and no checkpoint can say what it means"
@@ -184,7 +181,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as they are, bit for bit)")
     add_overwrite(parser)
-    parser.add_argument("--concept", type=types.path, metavar="FILE", help="concept.safetensors, to be merged into it")
+    add_concepts(parser)
     add_what_it_is(parser)
 
 
