@@ -6,6 +6,7 @@ from train.concepts.concept import Concept, load_concept, replaced, save_concept
 from train.concepts.delta_file import save_delta
 from train.concepts.embeds_file import save_embeds
 from train.concepts.lora_file import save_lora
+from train.concepts.merge import merge_custom_diffusion
 from train.concepts.open import open_concept
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "apply_in_place",
     "changed",
     "load_concept",
+    "merge_custom_diffusion",
     "open_concept",
     "replaced",
     "save_concept",
