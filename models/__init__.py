@@ -3,8 +3,8 @@
 Latent diffusion (arXiv:2112.10752) is three networks: a convolutional autoencoder (`vae`), the CLIP text transformer
 (`text_encoder`, arXiv:2103.00020) and a U-Net that predicts noise (`unet`, arXiv:2006.11239). Photoswap
 (arXiv:2305.18286) edits the attention inside the U-Net, so `attention` is explicit and `hooks` says where it can be
-watched or replaced. Paint by Example (arXiv:2211.13227) reads a picture where the others read text (`vision`), and paints
-inside a mask (`inpainting`). Nothing in this package samples, trains or reads weights.
+watched or replaced. Paint by Example (arXiv:2211.13227) reads a picture where the others read text (`vision`), and
+paints inside a mask (`inpainting`). Nothing in this package samples, trains or reads weights.
 """
 
 from models.attention import Attention, CrossAttention, PreparedContext, SelfAttention, attend, mapped_attention
