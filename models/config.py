@@ -167,7 +167,7 @@ class DiffusionConfig:
 
     noise: the noise the U-Net was trained with; nothing else says it. Its class belongs to the samplers, which is why
     this file, and no other here, imports from them. native_size: side in pixels of the pictures it was trained on.
-    granularity: sides of pictures must be multiples of it, so that the coarsest level of the U-Net comes out whole.
+    granularity: sides of pictures must be multiples of it, so that every level of the U-Net is half the one before.
     """
 
     name: str = "sd21"

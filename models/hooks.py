@@ -139,7 +139,7 @@ class HookTable(Mapping[Site, Hook]):
 
 
 def reading(fn: Callable[[Tensor], Any]) -> Edit:
-    """An edit that shows the tensor to `fn` and hands it on unchanged, whatever `fn` returns."""
+    """An edit that shows the tensor to `fn` and returns it unchanged, whatever `fn` returns."""
 
     def read(tensor: Tensor) -> Tensor:
         fn(tensor)

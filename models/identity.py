@@ -1,7 +1,7 @@
 """Which stored weights the networks hold, for as long as nobody changes them.
 
 A checkpoint is read once, and its weights are known by a digest of the values in the file. The digest stays true in
-another dtype, whose rounding cannot be undone, and on another device; it is void once a weight is changed in place.
+another dtype, whose rounding cannot be undone, and on another device; a change of a weight in place ends it.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ class Identity:
     """What the networks of a model are known by; weights.fingerprint makes it, and reads it.
 
     digests: of the stored weights, network by network. concepts: digests of what was put on top of them since, in
-    order. marks: by which one sees that a network is what it was then.
+    order. marks: to tell whether a network has changed since.
     """
 
     digests: Mapping[str, str]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-# Those a picture may come in. Pillow opens more, EPS by running Ghostscript and FITS and others that nobody sends.
+# Those a picture may come in. Pillow opens more, EPS by running Ghostscript and rarely sent ones such as FITS.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 COLOURED = 24  # difference of channels, of 255, that a grey picture's compression does not make
 

@@ -28,7 +28,7 @@ class LatentDiffusion:
 
     identity: which stored weights these are, where they were loaded; weights.fingerprint tells whether they still are.
     mask_resize: how a mask comes to the size of latents where nobody says it, as the weights were trained.
-    Gradients flow through every method; callers who want none say torch.no_grad().
+    Gradients flow through every method; callers who want none use torch.no_grad().
     """
 
     unet: UNet

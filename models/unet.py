@@ -58,7 +58,7 @@ class Stage(nn.Module):
         )
 
     def layer(self, j: int, x: Tensor, given: Conditions) -> Tensor:
-        """ResBlock j and the transformer behind it, if any."""
+        """ResBlock j and the transformer after it, if any."""
         hook = given.hooks.get(self.feature_sites[j], NO_HOOK)
         x = _run(given.recompute, self.resblocks[j], x, given.time, hook)
         if j < len(self.transformers):

@@ -135,7 +135,7 @@ class Autoencoder(nn.Module):
         return self.quant_conv(self.encoder(images))
 
     def split(self, moments: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean and the log-variance, the latter held within [-30, 20]; each (b c h w)."""
+        """The mean and the log-variance, the latter clamped to [-30, 20]; each (b c h w)."""
         mean, log_variance = moments.chunk(2, dim=1)
         # the bounds the weights were trained with; an untrained encoder's exp() would overflow without them
         return mean, log_variance.clamp(-30.0, 20.0)

@@ -109,7 +109,7 @@ class Inside(Follower):
 
 @dataclass(frozen=True, eq=False)
 class MaskedAdaIN(Follower):
-    """Gives the target's latents inside a mask, (1 1 h w) bool, the source's statistics there, behind every step."""
+    """Gives the target's latents inside a mask, (1 1 h w) bool, the source's statistics there, after every step."""
 
     mask: Tensor
     target: str = TARGET

@@ -42,7 +42,7 @@ class Returned(NamedTuple):
 
 
 def methods(base: Photoswap) -> dict[str, Photoswap]:
-    """What is compared: the same run with nothing swapped, without phi, and whole."""
+    """What is compared: the same run with nothing swapped, without phi, and complete."""
     return {
         "no swap": replace(base, phi=0, M=0, A=0),
         "Prompt-to-Prompt": replace(base, phi=0),

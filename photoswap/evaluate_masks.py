@@ -1,4 +1,4 @@
-"""Hold the masks of words against the drawn world's own: python -m photoswap.evaluate_masks
+"""Compare the masks of words with the drawn world's own: python -m photoswap.evaluate_masks
 
 Every scene has one subject and a caption that names it. Printed are, for each scale of the layers read, the share of
 mask and truth that both have (IoU), its mean and its quartiles, and how near the boxes come; beside them the whole

@@ -1,7 +1,7 @@
 """From a picture, or from a prompt and a seed, to the noise a swap starts from.
 
 The ways of inverting a picture are in `photoswap/inversions`, a file each. `seed` is a synthetic source: the trajectory
-along which the model itself drew the picture, given back to the source's row as in `direct`.
+along which the model itself drew the picture, which the source's row follows as in `direct`.
 """
 
 from collections.abc import Callable

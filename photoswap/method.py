@@ -68,7 +68,7 @@ class Run:
 
 
 class Follower:
-    """What watches a run and changes the latents behind its steps; made anew for each run, so it may remember."""
+    """What watches a run and changes the latents after its steps; made anew for each run, so it may remember."""
 
     def rows(self) -> Iterable[Row]:
         """The rows it reads in every step, which are then computed."""
@@ -79,7 +79,7 @@ class Follower:
         return {}
 
     def after(self, latents: Latents, step: Step) -> Latents:
-        """The latents of all pictures behind a step, those it changes changed."""
+        """The latents of all pictures after a step, those it changes changed."""
         return latents
 
 
@@ -149,11 +149,11 @@ class Method:
         return {target: run.pictures[target].noise}
 
     def followers(self, run: Run, target: str) -> Sequence[Follower]:
-        """What watches the run and changes latents behind steps."""
+        """What watches the run and changes latents after steps."""
         return ()
 
     def update(self, run: Run, target: str) -> Update | None:
-        """Another rule than DDIM's: (latents, guided eps, step) -> the latents behind it of the pictures it moves."""
+        """Another rule than DDIM's: (latents, guided eps, step) -> the latents after it of the pictures it moves."""
         return None
 
 

@@ -19,7 +19,7 @@ class Picture:
     noise: the latents it starts from, (1 4 h w). context: of its prompt, (1 77 c). uncond: of the empty prompt,
     (1 77 c), or one for each step, (steps 77 c); None where its own prompt is what guidance leads away from, and then
     one row serves as both halves of guidance. guidance_scale: one number, or one for each step. known: the latents
-    behind each step where they are known beforehand, (steps 4 h w); then its own estimate of the noise is never asked
+    after each step where they are known beforehand, (steps 4 h w); then its own estimate of the noise is never asked
     for. words: the columns of its subject's tokens. alignments: by name, how the tokens of its prompt answer to the
     source's. masks: by name, places on the grid of the latents, (h w), true or false. clean: its own latents, without
     noise, (1 4 h w), for methods that start from them. Raises ValueError for tensors of other shapes.

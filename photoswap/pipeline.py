@@ -75,13 +75,13 @@ def swap(
 ) -> SwapResult:
     """Put the target prompt's subject in the place of the source's.
 
-    inversion: of the source, made with this very model. target_prompt: the source's but for the subject. method: what
+    inversion: of the source, made with this model. target_prompt: the source's but for the subject. method: what
     is injected for how long; by default the paper's, at the inversion's number of steps. source_prompt: the
     inversion's own unless told otherwise. source_word, target_word: the subject in each prompt; each, if given,
     must be there, and a method with a blend needs both. mask: of the source picture's size, white where it may
     change; outside it the target's latents are the source's at every step (or as long as the method says), and the
     result's pixels too. adain: whether the target's latents inside the mask take the source's mean and deviation
-    behind every step. reference: of methods that take the subject from one. size: (width, height) that the inversion
+    after every step. reference: of methods that take the subject from one. size: (width, height) that the inversion
     is expected to have, if any. seed: of methods that draw noise. progress: whether to show a bar. Raises ValueError
     for an inversion of another model, size or number of steps, and for a prompt without its subject's word.
     """
@@ -153,7 +153,7 @@ def make_pictures(
         () if word is None else tuple(subject_tokens(model.tokenizer, prompt, word))
         for prompt, word in zip(prompts, words, strict=True)
     ]
-    # a stored trajectory runs from clean latents to noise; the loop wants what stands behind each step
+    # a stored trajectory runs from clean latents to noise; the loop wants what stands after each step
     known = inversion.trajectory[:-1].flip(0).to(model.device) if inversion.returns_stored else None
     masks = {} if mask is None else {"subject": mask[0, 0]}
     # told nothing, or what guidance leads away from, one row is both halves
@@ -243,7 +243,7 @@ class _Clock:
 
 
 def _inside(region: Tensor | None, method: Method, adain: bool) -> list[Follower]:
-    """What goes by a mask behind every step, if there is one."""
+    """What goes by a mask after every step, if there is one."""
     if region is None:
         if adain:
             raise ValueError("AdaIN goes by the subject's statistics: give a mask that says where it is")

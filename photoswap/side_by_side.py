@@ -23,7 +23,7 @@ from .pictures import Picture
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """What stands behind one step: every picture's latents, the guided noise estimates asked for, the rows computed."""
+    """What stands after one step: every picture's latents, the guided noise estimates asked for, the rows computed."""
 
     step: Step
     latents: Latents

@@ -1,7 +1,7 @@
 """Which token of one prompt is which token of another, and which tokens are the subject's.
 
 Prompts that differ in a word or two usually differ in length, so column j of a cross-attention map means different
-words in each. Prompt-to-Prompt (arXiv:2208.01626) aligns them with Needleman and Wunsch's algorithm; so do we.
+words in each. Prompt-to-Prompt (arXiv:2208.01626) aligns them with Needleman and Wunsch's algorithm, as is done here.
 """
 
 import re
@@ -68,7 +68,7 @@ def align_words(tokenizer: Tokenizer, source: str, target: str) -> Alignment:
     """Align two prompts of as many words, word for word: all of A is the source's (Prompt-to-Prompt's replacement).
 
     The columns of a replaced word are the source's for it: one for one where it takes as many tokens, else each token
-    of the target's gets an equal share of the sum of the source's. Behind the last replaced word columns pair by the
+    of the target's gets an equal share of the sum of the source's. After the last replaced word columns pair by the
     target's index, as in the published code. Raises ValueError for prompts of different numbers of words.
     """
     words = [prompt.split(" ") for prompt in (source, target)]
@@ -110,7 +110,7 @@ def subject_tokens(tokenizer: Tokenizer, prompt: str, word: str) -> list[int]:
 
 
 def replace_word(prompt: str, old: str, new: str) -> str:
-    """The prompt with the word old, wherever it stands whole, replaced by new: P_s into P_t.
+    """The prompt with the word old, wherever it stands as a word, replaced by new: P_s into P_t.
 
     Case does not matter. An article right before it becomes that of the new word: "an owl", "a sks owl". Raises
     ValueError when the word is not there.

@@ -24,7 +24,7 @@ from .schedule import Step
 
 @torch.no_grad()
 def sample(eps: Eps, pair: tuple[Tensor, Tensor], steps: Sequence[Step], progress: Progress | None = None) -> Tensor:
-    """Clean latents, from those before and those behind the first step, (b ...) each. One call for each later step.
+    """Clean latents, from those before and those after the first step, (b ...) each. One call for each later step.
 
     Raises ValueError for steps that start at alpha_bar = 0, where sigma / alpha has no value.
     """

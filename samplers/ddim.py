@@ -18,7 +18,7 @@ def move(latents: Tensor, eps: Tensor, alpha_from: float, alpha_to: float) -> Te
 
     Denoises when alpha_to > alpha_from and inverts otherwise; there and back is the identity. DDIM, eq. 12.
     latents, eps: (b ...), float32 or float64. alpha_from, alpha_to: alpha_bar in [0, 1]; else ValueError.
-    At alpha_from = 0 the latents are the noise, and `eps` is v = -x0 instead, as Schedule.to_eps hands it on there.
+    At alpha_from = 0 the latents are the noise, and `eps` is v = -x0 instead, as Schedule.to_eps returns it there.
     """
     if not (0 <= alpha_from <= 1 and 0 <= alpha_to <= 1):
         raise ValueError(f"alpha_bar goes from {alpha_from} to {alpha_to}; want both in [0, 1]")
@@ -72,7 +72,7 @@ def sample(
 ) -> Tensor:
     """Latents carried through the steps, the noise estimated anew at each.
 
-    latents: (b ...), the noisiest. steps: Schedule.sampling(n). after: sees and returns the latents behind each step,
+    latents: (b ...), the noisiest. steps: Schedule.sampling(n). after: sees and returns the latents after each step,
     for edits of latents. progress: wraps the steps, for instance tqdm. eta: how much of the noise is drawn afresh at
     each step, once a step and also at the last; noise: draws it, see `normal`. Runs without gradients. Raises
     ValueError for an eta without noise, and noise that no eta asks for.

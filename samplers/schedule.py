@@ -7,7 +7,7 @@ Both are affine in each other given z_t, so guidance may be applied before or af
 
 Some networks were trained up to pure noise, alpha_bar = 0 (zero terminal SNR, arXiv:2305.08891, algorithm 1), and are
 sampled with trailing timesteps, which start there (table 2). At that level z_t is the noise, eps says nothing of the
-picture and only v = -x0 does; so there, and only there, `to_eps` hands on v, which `move` takes as such.
+picture and only v = -x0 does; so there, and only there, `to_eps` returns v, which `move` takes as such.
 """
 
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ MOST_TRAIN_STEPS = 100_000  # of training; published checkpoints have 1000
 class Step(NamedTuple):
     """One call of the network and one move of the latents.
 
-    index: place among the sampling steps, 0 the noisiest; an inversion step bears the index of the step it undoes.
+    index: place among the sampling steps, 0 the noisiest; an inversion step has the index of the step it undoes.
     t: training timestep at which the network is called. alpha_from, alpha_to: alpha_bar before and after the move.
     """
 
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a step
+    index: int  # type: ignore[assignment]  # hides tuple.index, which no step needs
     t: int
     alpha_from: float
     alpha_to: float
@@ -99,7 +99,7 @@ class Schedule:
     def timesteps(self, n: int) -> list[int]:
         """The n timesteps a sampler visits, noisiest first (arXiv:2305.08891, table 2, counted from 0).
 
-        leading: multiples of train_steps // n from 0 on, plus the offset, which gives way where it would lead past the
+        leading: multiples of train_steps // n from 0 on, plus the offset, which is reduced where it would lead past the
         last timestep (only at n = train_steps). trailing: every (train_steps / n)th from the last one down. linspace:
         from the last to the first, both visited. Raises ValueError unless 1 <= n <= train_steps.
         """
@@ -132,7 +132,7 @@ class Schedule:
         return [Step(s.index, s.t, s.alpha_to, s.alpha_from) for s in reversed(self.sampling(n))]
 
     def to_eps(self, output: Tensor, latents: Tensor, t: int | Tensor | Step) -> Tensor:
-        """The noise a network's output speaks of, at least float32; at alpha_bar = 0 the output, v, itself.
+        """The noise that a network's output means, at least float32; at alpha_bar = 0 the output, v, itself.
 
         output, latents: (b ...). t: the latents' timestep, int, () or (b,); or a Step, and then they stand at its
         alpha_from, which in an inversion is not the level of the timestep at which the network is called.
@@ -145,14 +145,14 @@ class Schedule:
         return torch.where(signal == 0, output, eps) if self.rescale_zero_snr else eps
 
     def to_x0(self, output: Tensor, latents: Tensor, t: int | Tensor | Step) -> Tensor:
-        """The clean latents a network's output speaks of; arguments as in to_eps."""
+        """The clean latents that a network's output means; arguments as in to_eps."""
         output, latents, signal, noise = self._widened(output, latents, t)
         if self.prediction == "eps":
             return (latents - noise * output) / signal
         return signal * latents - noise * output
 
     def target(self, x0: Tensor, eps: Tensor, t: int | Tensor) -> Tensor:
-        """What the network should have said of x0 noised with eps: eps itself, or v."""
+        """What the network should output for x0 noised with eps: eps itself, or v."""
         x0, eps, signal, noise = self._widened(x0, eps, t)
         return eps if self.prediction == "eps" else signal * eps - noise * x0
 

@@ -1,4 +1,4 @@
-"""What the tests of the method share: a whole tiny model on the device under test, and a picture for it."""
+"""What the tests of the method share: a complete tiny model on the device under test, and a picture for it."""
 
 import numpy as np
 import torch

@@ -348,7 +348,7 @@ def test_the_miniature_is_in_the_repository():
     assert all(t.isfinite().all() for t in parameters(model).values())
 
 
-# Writing whole or not at all
+# Writing complete or not at all
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):

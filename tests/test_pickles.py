@@ -105,7 +105,9 @@ def test_part_of_a_file_is_refused(tmp_path, writer, share):
     WRITERS[writer](STATE, path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match=r"^\S+ is no checkpoint, or only part of one \([^\n]{1,150}\): want a whole"):
+    with pytest.raises(
+        ValueError, match=r"^\S+ is no checkpoint, or only part of one \([^\n]{1,150}\): want a complete"
+    ):
         read_pickle(path)
 
 

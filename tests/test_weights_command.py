@@ -107,7 +107,7 @@ def test_an_interrupted_fetch_says_that_it_goes_on(mirror, capsys, monkeypatch):
 def test_verify_describes_and_refuses(tiny_file, tmp_path, capsys):
     out = told(capsys, "verify", tiny_file, "--quiet")
     assert f"{len(load_file(tiny_file))} tensors in float32" in out and "not one of the published files" in out
-    assert "a single file that holds tiny, whole; it predicts v according to the note in it" in out
+    assert "a single file that holds tiny, complete; it predicts v according to the note in it" in out
     (tmp_path / "cut.safetensors").write_bytes(tiny_file.read_bytes()[:-1])
     assert "only part of one" in refused(capsys, "weights", "verify", tmp_path / "cut.safetensors")
     assert "no model" in refused(capsys, "weights", "verify", tmp_path / "nothing.safetensors")

@@ -163,7 +163,7 @@ def _sample_settings(config: DreamBoothConfig, size: int) -> SampleSettings:
 def _saved(
     model: StableDiffusion, config: DreamBoothConfig, folder: Path | None, about: RunRecord, pictures: int
 ) -> tuple[dict[str, Tensor], int]:
-    """The state to resume from and the steps behind it, once it is sure that it is of this very run."""
+    """The state to resume from and the steps behind it, once it is sure that it is of this run."""
     if folder is None or not (folder / CHECKPOINT_FILE).is_file():
         raise ValueError(f"there is nothing to resume: no {CHECKPOINT_FILE} in {folder}; start without resume")
     state, begun = read_run(folder / CHECKPOINT_FILE)
@@ -213,7 +213,7 @@ def _ready_to_learn(model: StableDiffusion, config: DreamBoothConfig) -> Iterato
 
 
 def _run(learner: Learner, size: int, about: RunRecord, watch: Watch) -> None:
-    """Step until done. Interrupted, it leaves a checkpoint, unless a second Ctrl-C came amid a step."""
+    """Step until done. Interrupted, it leaves a checkpoint, unless a second Ctrl-C came during a step."""
     config, recent = learner.config, deque[float](maxlen=AVERAGED_LOSSES)
     bar = tqdm(total=config.steps, initial=learner.done, desc=f"learning {config.token!r}", disable=not watch.progress)
     try:

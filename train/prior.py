@@ -1,7 +1,7 @@
 """Pictures of the class, drawn by the model itself: what prior preservation holds on to.
 
 DreamBooth (arXiv:2208.12242, section 3.3): while the model learns "a sks cat" from a few pictures, it goes on learning
-"a cat" from its own earlier pictures of one, lest every cat becomes this cat. They are drawn once and kept.
+"a cat" from its own earlier pictures of one, or every cat would become this cat. They are drawn once and kept.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Files and folders that are either complete or not there: made in a hidden folder beside their place, then renamed.
 
 The hidden folder holds a lock for as long as its process lives. Whoever writes beside it later, and finds the lock
-free, removes what a killed process left there; what a living one is about stays.
+free, removes what a killed process left there; what a running one is writing stays.
 """
 
 import os
@@ -24,7 +24,7 @@ STILL_MADE = 60.0  # seconds for which a folder without a lock may be about to g
 
 @contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield the path of a file to be, with the same suffix; on success that file replaces `path`.
+    """Yield the path of a file to be written, with the same suffix; on success that file replaces `path`.
 
     When the body raises, what it wrote goes, folders made for it go, and what stood at `path` stays as it was.
     Raises OSError when the folder cannot be written to or the disk is full, also where safetensors does the writing.

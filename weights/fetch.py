@@ -1,7 +1,7 @@
 """Download a published checkpoint: resumed where it broke off, hashed on the disk, in its place only when it is right.
 
 huggingface_hub builds the addresses (and so follows HF_ENDPOINT), and does no more here. Its downloader trusts the
-server's own word for what a file is, wants the hub's headers on every answer, and hashes nothing; here the size and
+server's own statement of what a file is, wants the hub's headers on every answer, and hashes nothing; here the size and
 SHA-256 are pinned in advance, and whoever serves those bytes will do. That also settles how to resume: a range is asked
 for, the total size it reports is compared with the pinned one, and should the two halves not belong together, the hash
 says so. If-Range would only add that the *same* server still has the same file. The hash is taken of the file as it
@@ -174,7 +174,7 @@ class PartialFile:
         self._bar.update(len(chunk))
 
     def restart(self) -> None:
-        """Throw away what has come."""
+        """Discard what has come."""
         self._bar.update(-self.size)
         self._file.seek(0)
         self._file.truncate()

@@ -34,7 +34,7 @@ class Checkpoint(Mapping[str, Tensor]):
     tensors of a piece are gone its pages are too, where a single mapping would keep all pages until the last of its
     tensors has gone.
 
-    Raises ValueError when the file is neither a whole safetensors file nor a whole .ckpt, or is called like the other.
+    Raises ValueError when the file is no complete safetensors file or .ckpt, or is called like the other kind.
     """
 
     def __init__(self, path: Path):
@@ -96,7 +96,7 @@ def _open(path: Path) -> Any:
         return safe_open(path, framework="pt", device="cpu")
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is no checkpoint, or only part of one ({error}): want a whole .safetensors file"
+            f"{path} is no checkpoint, or only part of one ({error}): want a complete .safetensors file"
         ) from error
 
 

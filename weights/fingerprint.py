@@ -1,4 +1,4 @@
-"""A short name for the very weights and numbers of a model, by which files made with one know it again.
+"""A short name for the exact weights and numbers of a model, which files made with it carry.
 
 Weights count by the values stored in the file, whatever dtype they were then rounded to, so a checkpoint has one
 fingerprint however it is loaded, and from either layout. Numbers count by a list of names written out below, which has

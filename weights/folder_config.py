@@ -58,7 +58,7 @@ class FolderNumbers(NamedTuple):
 def read_folder(path: Path) -> FolderNumbers:
     """What a folder says of its networks and its noise.
 
-    Raises ValueError, naming the file and the name in it, for what is damaged, out of all range, or not computed here.
+    Raises ValueError, naming the file and the name in it, for what is damaged, out of range, or not computed here.
     """
     _check_index(path)
     unet, side = _read(path / UNET, _unet) or (None, None)

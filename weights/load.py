@@ -1,8 +1,8 @@
 """Official checkpoints -> our networks: read the files, rename, check that every key is used once, fill the networks.
 
 The networks are built on the meta device and given the file's own tensors, memory-mapped: nothing is drawn at random
-and nothing is held twice. Where dtype or device differ, they are converted one tensor at a time, and the file is let go
-of piece by piece: memory peaks at the weights in their new dtype and little more.
+and nothing is held twice. Where dtype or device differ, they are converted one tensor at a time, and the file is
+released piece by piece: memory peaks at the weights in their new dtype and little more.
 """
 
 import json
@@ -52,8 +52,8 @@ def load(
     keeps each tensor's own, for writing it again: networks of several dtypes do not run. config: what the checkpoint
     is, a name of it, or a JSON file of one; None reads it off the checkpoint. prediction: what it predicts; None goes
     by weights/recognise.py, and where nobody is sure by a probe of the network, with a warning.
-    Raises ValueError when there is no such file, when it is no whole checkpoint, when it is one of another kind, when a
-    key is missing, unknown or of another shape, and when a weight is NaN or infinite, or would be in this dtype.
+    Raises ValueError when there is no such file, when it is no complete checkpoint or one of another kind, when a key
+    is missing, unknown or of another shape, and when a weight is NaN or infinite, or would be in this dtype.
     """
     return load_as(StableDiffusion, name_or_path, device, dtype, config, prediction)
 
@@ -200,7 +200,7 @@ def save(
     dtype: torch.dtype | None = None,
     beside: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
-    """Write a model in the original single-file layout, whole or not at all; its config goes into the metadata.
+    """Write a model in the original single-file layout, complete or not at all; its config goes into the metadata.
 
     dtype: None keeps each parameter's own. beside: more tensors for the file, written as they are. Raises OSError when
     the file cannot be written.

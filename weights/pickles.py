@@ -82,7 +82,7 @@ def read_pickle(path: Path, nested: bool = False) -> dict[str, Tensor]:
                 "take the .safetensors of the same model"
             ) from error
         raise ValueError(
-            f"{path} is no checkpoint, or only part of one ({_reason(error)}): want a whole .ckpt file"
+            f"{path} is no checkpoint, or only part of one ({_reason(error)}): want a complete .ckpt file"
         ) from error
     named = _nested(content) if nested else _named(content)
     tensors = {key: value for key, value in named if isinstance(value, Tensor)}

@@ -1,4 +1,4 @@
-"""Is a checkpoint whole, sound, and the one it is called?"""
+"""Is a checkpoint complete, undamaged, and the one it is called?"""
 
 import os
 from dataclasses import dataclass

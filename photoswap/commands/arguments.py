@@ -34,7 +34,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def number(low: float, high: float, above: bool = False) -> Callable[[str], float]:
-    """The type of a finite number from low to high. above: low itself is none."""
+    """The type of a finite number from low to high. above: low itself is excluded."""
     wanted = f"above {low:g} and up to {high:g}" if above else f"{low:g}..{high:g}"
 
     def convert(text: str) -> float:

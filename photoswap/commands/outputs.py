@@ -58,7 +58,7 @@ def check_free(
 
 
 def write_together(contents: "dict[Path, Image.Image | str | Callable[[Path], object]]") -> None:
-    """Write pictures, texts and what writes itself: each whole, and none in its place before all are on the disk."""
+    """Write pictures, texts and what writes itself: each complete, and none in its place before all are on the disk."""
     from weights.atomic import atomic, flush
 
     with ExitStack() as stack:

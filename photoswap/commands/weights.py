@@ -2,7 +2,7 @@
 
   list     the published checkpoints, and which of them are here
   fetch    download one: hashed on the way, resumed where it broke off
-  verify   whether a file or folder is whole, sound and what it is called
+  verify   whether a file or folder is complete, undamaged and what it is called
   convert  write it in the other layout, with concepts in it if there are any
 
 examples:
@@ -84,7 +84,7 @@ def fetch_weights(arguments: argparse.Namespace) -> None:
 
 
 def verify_weights(arguments: argparse.Namespace) -> None:
-    """Read every byte of a checkpoint: is it whole, sound, and the one it is called?"""
+    """Read every byte of a checkpoint: is it complete, undamaged, and the one it is called?"""
     from weights.verify import verify
 
     report = verify(arguments.path, arguments.config, arguments.prediction, progress=not arguments.quiet)
@@ -95,7 +95,7 @@ def verify_weights(arguments: argparse.Namespace) -> None:
         print(f"  SHA-256 {file.sha256}: {known}")
     config = report.config
     told = f"according to {report.by or 'a probe'}; it returns {report.noise_response:.2f} of pure noise"
-    print(f"a {report.layout} that holds {config.name}, whole; it predicts {config.noise.prediction} {told}")
+    print(f"a {report.layout} that holds {config.name}, complete; it predicts {config.noise.prediction} {told}")
 
 
 def convert_weights(arguments: argparse.Namespace) -> None:

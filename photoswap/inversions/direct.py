@@ -1,4 +1,4 @@
-"""Direct inversion: plain DDIM's trajectory, kept, and given back to the source's row at every step.
+"""Direct inversion: plain DDIM's trajectory, stored, which the source's row follows at every step.
 
 Costs what `ddim` does, one call of one row a step, and spares a swap the source's own estimate. Promises that the
 source's row ends at the picture's own latents, whatever the guidance and the prompt; the target starts from the same

@@ -117,7 +117,7 @@ class Inversion:
         return self.prompt if self.method == "negative-prompt" else ""
 
     def source_at(self, index: int) -> Tensor:
-        """The stored latents behind sampling step index, (1 4 h w); -1 gives the noise it all starts from."""
+        """The stored latents after sampling step index, (1 4 h w); -1 gives the noise it all starts from."""
         return self.trajectory[self.steps - 1 - index][None]
 
     def check(

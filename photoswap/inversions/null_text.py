@@ -65,7 +65,7 @@ def fit_null_contexts(
     with _only_inputs_learn(model.unet), tqdm(model.schedule.sampling(n), "null-text", disable=not progress) as steps:
         for step in steps:
             land = _landing(model, latents, step, context, scale(step.index))
-            if scale(step.index) != 1:  # at 1 the null context has no say
+            if scale(step.index) != 1:  # at 1 the null context has no effect
                 null = _fit(null, land, trajectory[n - 1 - step.index][None], step.index / n)
             latents = land(null)
             found.append(null)
@@ -83,7 +83,7 @@ def _landing(model: StableDiffusion, latents: Tensor, step: Step, context: Tenso
 
 
 def _fit(null: Tensor, land: Land, wanted: Tensor, done: float) -> Tensor:
-    """A null context with which one guided step lands where it is wanted. done: share of the steps behind us."""
+    """A null context with which one guided step lands where it is wanted. done: share of the steps done."""
     null = null.detach().clone().requires_grad_()
     adam = torch.optim.Adam([null], lr=RATE * max(1.0, WIDTH / null.shape[-1]) ** 0.5 * (1 - done / 2))
     for _ in range(INNER_STEPS):

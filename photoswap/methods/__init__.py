@@ -18,7 +18,7 @@ from the step (0 is the noisiest) to what goes from whom to whom. Twenty lines a
     alignments   how the tokens of the two prompts answer to each other, for A
     first        at which step it begins
     start        from which latents
-    followers    what watches the run and changes latents behind each step (`Follower`), such as a blend
+    followers    what watches the run and changes latents after each step (`Follower`), such as a blend
     update       another rule than DDIM's from one step to the next
 
 all of which are given the `Run`: networks, schedule, pictures, and, where the method sets `draws`, noise from the

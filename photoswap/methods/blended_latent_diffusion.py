@@ -1,7 +1,7 @@
 """Blended Latent Diffusion (Avrahami et al., SIGGRAPH 2023, arXiv:2206.02779), Algorithm 1: repaint inside a mask.
 
 Settings bear the names of omriav/blended-latent-diffusion, whose rules these are: the first steps are skipped though
-the target starts from pure noise, and the background put behind a step bears the noise from before it. What follows
+the target starts from pure noise, and the background put after a step bears the noise from before it. What follows
 there, a decoder fitted to the background, is left to pasting the source's pixels.
 """
 

@@ -1,7 +1,7 @@
 """DiffEdit (Couairon et al., ICLR 2023, arXiv:2210.11427): the two prompts disagree where the edit belongs.
 
 Settings bear the names of diffusers' pipeline. The mask (section 3.2, step 1) is where the two guided estimates of the
-noised source differ most; outside it the target takes the inverted source's latents behind every step (step 3). What is
+noised source differ most; outside it the target takes the inverted source's latents after every step (step 3). What is
 noised is the encoder's mean here, not a sample of it for each map.
 """
 

@@ -1,7 +1,7 @@
 """Photoswap (Gu et al., NeurIPS 2023, arXiv:2305.18286), Algorithm 1.
 
 A lambda counts denoising steps from the first, noisiest one. (Algorithm 1 as printed swaps the last steps; its text and
-its figures 4 and 9 say the first, and so do we.)
+its figures 4 and 9 say the first, which is followed here.)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ Align = Literal["tokens", "index"]
 class Photoswap(Method):
     """The target takes phi for so many steps, M for so many, A for so many; never psi, which carries the new subject.
 
-    phi goes in both halves of guidance, M and A in the conditional one. While phi is swapped M has no say. align:
+    phi goes in both halves of guidance, M and A in the conditional one. While phi is swapped M has no effect. align:
     "tokens" gives the target the source's columns of A for the tokens both prompts share, and leaves the concept its
     own (Prompt-to-Prompt's refinement); "index" copies A column for column, as the paper's formula reads. max_queries:
     M only at sites of at most so many. blend: keep the source's latents outside the subject, or None.

@@ -21,7 +21,7 @@ class SwapAnything(Photoswap):
     """The picture needs a mask of its subject.
 
     phi, M, A: as in Photoswap, outside the mask. latents: for so many steps the target's latents outside the mask are
-    the source's; behind them the seam may settle. adain: whether the latents inside take the source's mean and spread.
+    the source's; after them the seam may settle. adain: whether the latents inside take the source's mean and spread.
     """
 
     counts: ClassVar = ("latents", "phi", "M", "A")

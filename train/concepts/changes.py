@@ -100,7 +100,7 @@ def changed(weight: Tensor, changes: Sequence[tuple[Change, float]]) -> Tensor:
     """The parameter after some changes, each with its scale: in a tensor of its own, same device and dtype.
 
     The order does not matter: values of its own come first, at most one change has them, and to those the others add
-    up, in float32 or wider. A tensor that replaces the whole of it, and needs no conversion, is taken as it is.
+    up, in float32 or wider. A tensor that replaces all of it, and needs no conversion, is taken as it is.
     """
     wide = torch.promote_types(weight.dtype, torch.float32)
     replaced = [change.values for change, _ in changes if isinstance(change, Replaced)]

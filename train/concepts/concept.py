@@ -2,7 +2,7 @@
 
 A file names a tensor after the parameter it changes: "unet.NAME" replaces it, "unet.NAME/added" is added, and
 "unet.NAME/up", "/down" and "/alpha" are a low-rank change; "word/TEXT" are the rows of the token embedding that mean a
-word. The first version had whole networks under the plain names and nothing else: it is read as it stands.
+word. The first version had complete networks under the plain names and nothing else: it is read as it stands.
 """
 
 from collections.abc import Mapping

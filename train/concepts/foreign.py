@@ -46,7 +46,9 @@ def read_foreign(path: str | Path) -> ForeignFile:
     if not path.is_file():
         raise ValueError(f"there is no file {shown(path)}; a concept, a LoRA or an embedding was wanted")
     if kind_of(path) is None:
-        raise ValueError(f"{shown(path)} is no file of a concept, or only part of one: want a whole .safetensors file")
+        raise ValueError(
+            f"{shown(path)} is no file of a concept, or only part of one: want a complete .safetensors file"
+        )
     if path.stat().st_size > LARGEST:
         raise ValueError(
             f"{shown(path)} has {path.stat().st_size} bytes, as a model has and no concept: give a model with --model"

@@ -79,7 +79,7 @@ def reconstruction_loss(
 
 
 def deepened(model: Autoencoder, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A whole state for the model from that of one with fewer residual blocks a level, which computes the same.
+    """A complete state for the model from that of one with fewer residual blocks a level, which computes the same.
 
     Blocks that `tensors` lacks get the model's own weights and an end of zeros, so that they add nothing at first.
     """

@@ -23,7 +23,7 @@ Rounding = tuple[float, str]
 
 
 def assemble(autoencoder: Mapping[str, Tensor], average: Mapping[str, Tensor], config: ModelConfig) -> StableDiffusion:
-    """The whole model in float32 on the CPU.
+    """The complete model in float32 on the CPU.
 
     autoencoder: its state. average: "unet.NAME" and "text.NAME" to weights. Raises ValueError naming tensors that are
     missing, unknown or of another shape, and those that float16 cannot hold.
@@ -47,7 +47,7 @@ def rounding(exact: nn.Module, rounded: nn.Module) -> Rounding:
 def export(
     autoencoder: Path, diffusion: Path, out: Path, config: ModelConfig = MINIATURE
 ) -> dict[NetworkName, Rounding]:
-    """Write the checkpoint, whole or not at all; the rounding of each network.
+    """Write the checkpoint, complete or not at all; the rounding of each network.
 
     autoencoder: the state that its training saved. diffusion: the checkpoint of the other training. Either may be a
     complete checkpoint, whose networks are kept. Raises ValueError when one of them is missing or something else.

@@ -1,7 +1,7 @@
 """Muon (Jordan et al., 2024; scaled as in arXiv:2502.16982): momentum made orthogonal before the step.
 
 It reaches a given loss in fewer samples than AdamW when a network is trained from nothing, which is what counts where
-samples are dear. Matrices and convolutions take it; vectors, embeddings and the first and last layer take AdamW.
+samples are expensive. Matrices and convolutions take it; vectors, embeddings and the first and last layer take AdamW.
 """
 
 from collections import defaultdict

@@ -23,7 +23,7 @@ from train.recogniser.network import ATTRIBUTES, JOINTS, RECOGNISER_FILE, TILT, 
 from train.world import Scene, Subject, render
 from weights.atomic import atomic
 
-IGNORED = -100  # cross entropy's own word for a question that is not asked
+IGNORED = -100  # cross entropy's mark for a question that is not asked
 ONE_OF_EACH = {kind: tuple(float(kind == other) for other in SCENE_KINDS) for kind in SCENE_KINDS}
 
 

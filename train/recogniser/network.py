@@ -1,7 +1,7 @@
 """The recogniser: a small residual network (arXiv:1512.03385) with one linear head for each attribute of a subject.
 
-It has learnt from drawn pictures alone and knows nothing of the generator, so that its answers are no echo of what
-wrote the picture. What it looks at is a square around one subject, or a complete picture of one.
+It has learnt from drawn pictures alone and knows nothing of the generator, so that its answers do not depend on
+what wrote the picture. What it looks at is a square around one subject, or a complete picture of one.
 """
 
 from collections.abc import Sequence
