@@ -5,7 +5,6 @@ along which the model itself drew the picture, which the source's row follows as
 """
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from models.images import load_image, to_image, to_tensor, upright
 from models.stable_diffusion import StableDiffusion
-from samplers import Eps, Step, guided_eps, sample
+from samplers import Eps, Step, guided_eps, last, walk
 from weights import fingerprint
 
 from .inversions import INVERSIONS, Request
@@ -83,15 +82,9 @@ def synthesize(
     guidance_scale = normal_guidance(guidance_scale, steps)
     context, null = model.encode_text(prompt), model.encode_text("")
     eps = guided_eps(model.unet, model.schedule, null, context, lambda step: scale_at(guidance_scale, step.index))
-    trajectory = [initial_noise(model, torch.Generator().manual_seed(seed), size)]
-
-    def keep(latents: Tensor, _: Step) -> Tensor:
-        trajectory.append(latents)
-        return latents
-
-    bar = partial(tqdm, desc="sampling", disable=not progress)
-    sample(eps, trajectory[0], model.schedule.sampling(steps), after=keep, progress=bar)
-    drawn = torch.cat(trajectory[::-1])
+    noise = initial_noise(model, torch.Generator().manual_seed(seed), size)
+    walked = tqdm(walk(eps, noise, model.schedule.sampling(steps)), "sampling", steps, disable=not progress)
+    drawn = torch.cat([noise, *walked]).flip(0)
     return Inversion(drawn, prompt, "seed", guidance_scale, fingerprint(model), seed=seed)
 
 
@@ -114,9 +107,8 @@ def reconstruct(
     latents = inversion.source_at(inversion.steps - 1).to(model.device)
     if alone or not inversion.returns_stored:
         eps = source_eps(model, inversion, scale)
-        bar = partial(tqdm, desc="reconstruction", disable=not progress)
-        noise = inversion.source_at(-1).to(model.device)
-        latents = sample(eps, noise, model.schedule.sampling(inversion.steps), progress=bar)
+        noise, steps = inversion.source_at(-1).to(model.device), model.schedule.sampling(inversion.steps)
+        latents = last(tqdm(walk(eps, noise, steps), "reconstruction", len(steps), disable=not progress), noise)
     return to_image(model.decode(latents)[0])
 
 

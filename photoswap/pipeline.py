@@ -7,7 +7,6 @@ decoder, and the source's own resolution.
 
 import time
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from models.images import to_image
 from models.stable_diffusion import StableDiffusion
-from samplers import guided_eps, sample
+from samplers import guided_eps, last, walk
 
 from .blend import Inside, MaskedAdaIN
 from .injections import REFERENCE, SOURCE, TARGET, as_json, timeline
@@ -219,9 +218,8 @@ def generate_latents(
     null, context = model.encode_text(negative_prompt), model.encode_text(prompt)
     eps = guided_eps(model.unet, model.schedule, null, context, guidance_scale)
     noise = initial_noise(model, torch.Generator().manual_seed(seed), size)
-    return sample(
-        eps, noise, model.schedule.sampling(steps), progress=partial(tqdm, desc="sampling", disable=not progress)
-    )
+    walked = walk(eps, noise, model.schedule.sampling(steps))
+    return last(tqdm(walked, "sampling", steps, disable=not progress), noise)
 
 
 @torch.no_grad()

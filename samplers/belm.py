@@ -13,41 +13,51 @@ homogeneous part grows as the levels do when inverting: an error in that first s
 with alternating sign, at each step, while sampling shrinks it alike. The latents want float64.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from .ddim import Eps, Progress, move
+from .ddim import Eps, last, move
 from .schedule import Step
 
 
 @torch.no_grad()
-def sample(eps: Eps, pair: tuple[Tensor, Tensor], steps: Sequence[Step], progress: Progress | None = None) -> Tensor:
-    """Clean latents, from those before and those after the first step, (b ...) each. One call for each later step.
+def walk(eps: Eps, pair: tuple[Tensor, Tensor], steps: Sequence[Step]) -> Iterator[Tensor]:
+    """The latents after each step but the first, from those before and those after the first, (b ...) each.
 
-    Raises ValueError for steps that start at alpha_bar = 0, where sigma / alpha has no value.
+    steps: Schedule.sampling(n); n - 1 calls. Raises ValueError for steps that start at alpha_bar = 0, where
+    sigma / alpha has no value.
     """
     older, latents = pair
-    for before, step in zip(steps, progress(steps[1:]) if progress else steps[1:], strict=False):
+    for before, step in pairwise(steps):
         older, latents = latents, advance(older, latents, eps(latents, step), before, step)
-    return latents
+        yield latents
+
+
+def sample(eps: Eps, pair: tuple[Tensor, Tensor], steps: Sequence[Step]) -> Tensor:
+    """Clean latents, where `walk` ends, whose arguments these are."""
+    return last(walk(eps, pair, steps), pair[1])
 
 
 @torch.no_grad()
-def invert(eps: Eps, latents: Tensor, steps: Sequence[Step], progress: Progress | None = None) -> list[Tensor]:
-    """The trajectory from clean latents to noise, clean first; its last two, noise first, are what `sample` undoes.
+def walk_back(eps: Eps, latents: Tensor, steps: Sequence[Step]) -> Iterator[Tensor]:
+    """From clean latents to noise, the latents after each step taken back; the last two are what `walk` undoes.
 
-    latents: (b ...). steps: Schedule.sampling(n), walked backwards; n calls. Raises as `sample`.
+    latents: (b ...). steps: Schedule.sampling(n), walked backwards; n calls. Raises as `walk`.
     """
-    last = steps[-1]
-    there = Step(last.index, last.t, last.alpha_to, last.alpha_from)
-    trajectory = [latents, move(latents, eps(latents, there), there.alpha_from, there.alpha_to)]
-    back = steps[:0:-1]
-    for before, step in zip(steps[-2::-1], progress(back) if progress else back, strict=True):
-        newer, latents = trajectory[-2:]
-        trajectory.append(retreat(newer, latents, eps(latents, step), before, step))
-    return trajectory
+    there = Step(steps[-1].index, steps[-1].t, steps[-1].alpha_to, steps[-1].alpha_from)
+    newer, latents = latents, move(latents, eps(latents, there), there.alpha_from, there.alpha_to)
+    yield latents
+    for step, before in pairwise(reversed(steps)):
+        newer, latents = latents, retreat(newer, latents, eps(latents, step), before, step)
+        yield latents
+
+
+def invert(eps: Eps, latents: Tensor, steps: Sequence[Step]) -> list[Tensor]:
+    """The trajectory from clean latents to noise, clean first; its last two, noise first, are what `sample` undoes."""
+    return [latents, *walk_back(eps, latents, steps)]
 
 
 def advance(older: Tensor, latents: Tensor, eps: Tensor, before: Step, step: Step) -> Tensor:

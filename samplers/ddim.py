@@ -1,7 +1,9 @@
 """DDIM (arXiv:2010.02502, eq. 12): deterministic, one formula and two directions, or with fresh noise at every step."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from .schedule import Step
 
 Eps: TypeAlias = Callable[[Tensor, Step], Tensor]
 Noise: TypeAlias = Callable[[Tensor], Tensor]
-Progress: TypeAlias = Callable[[Iterable[Step]], Iterable[Step]]
+_Standing = TypeVar("_Standing")
 
 
 def move(latents: Tensor, eps: Tensor, alpha_from: float, alpha_to: float) -> Tensor:
@@ -61,44 +63,39 @@ def normal(generator: torch.Generator) -> Noise:
 
 
 @torch.no_grad()
-def sample(
-    eps: Eps,
-    latents: Tensor,
-    steps: Sequence[Step],
-    after: Callable[[Tensor, Step], Tensor] | None = None,
-    progress: Progress | None = None,
-    eta: float = 0.0,
-    noise: Noise | None = None,
-) -> Tensor:
-    """Latents carried through the steps, the noise estimated anew at each.
+def walk(
+    eps: Eps, latents: Tensor, steps: Sequence[Step], eta: float = 0.0, noise: Noise | None = None
+) -> Iterator[Tensor]:
+    """The latents after each step, the noise estimated anew at each: for callers who show, record or stop.
 
-    latents: (b ...), the noisiest. steps: Schedule.sampling(n). after: sees and returns the latents after each step,
-    for edits of latents. progress: wraps the steps, for instance tqdm. eta: how much of the noise is drawn afresh at
-    each step, once a step and also at the last; noise: draws it, see `normal`. Runs without gradients. Raises
-    ValueError for an eta without noise, and noise that no eta asks for.
+    latents: (b ...), before the first step. steps: Schedule.sampling(n) to denoise, Schedule.inversion(n) to invert.
+    eta: how much of the noise is drawn afresh at each step, once a step and also at the last; noise: draws it, see
+    `normal`. Runs without gradients. Raises ValueError for an eta without noise, and noise that no eta asks for.
     """
     if (eta != 0) != (noise is not None):
         raise ValueError(f"eta is {eta} {'without' if noise is None else 'with'} noise: give both, or none of the two")
-    for step in progress(steps) if progress else steps:
+    for step in steps:
         predicted = eps(latents, step)
         if noise is None:
             latents = move(latents, predicted, step.alpha_from, step.alpha_to)
         else:
             latents = move_anew(latents, predicted, step.alpha_from, step.alpha_to, eta, noise(latents))
-        latents = after(latents, step) if after else latents
-    return latents
+        yield latents
 
 
-def invert(eps: Eps, latents: Tensor, steps: Sequence[Step], progress: Progress | None = None) -> list[Tensor]:
+def sample(eps: Eps, latents: Tensor, steps: Sequence[Step], eta: float = 0.0, noise: Noise | None = None) -> Tensor:
+    """The latents at the end of `walk`, whose arguments these are."""
+    return last(walk(eps, latents, steps, eta, noise), latents)
+
+
+def invert(eps: Eps, latents: Tensor, steps: Sequence[Step]) -> list[Tensor]:
     """The trajectory from clean latents to noise: len(steps) + 1 latents, the clean ones first.
 
     latents: (b ...). steps: Schedule.inversion(n). trajectory[n - i] is where sampling stands before its step i.
     """
-    trajectory = [latents]
+    return [latents, *walk(eps, latents, steps)]
 
-    def keep(latents: Tensor, _: Step) -> Tensor:
-        trajectory.append(latents)
-        return latents
 
-    sample(eps, latents, steps, after=keep, progress=progress)
-    return trajectory
+def last(walked: Iterable[_Standing], start: _Standing) -> _Standing:
+    """Where a walk ends; where it began if it takes no step."""
+    return deque(chain([start], walked), maxlen=1).pop()

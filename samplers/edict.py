@@ -9,13 +9,13 @@ As in the published code the latent that moves first changes with every step. Al
 in both directions: at a step `eps` is asked for the same timestep and level of noise there as back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from .ddim import Eps, Progress, move
+from .ddim import Eps, last, move
 from .schedule import Step
 
 Pair: TypeAlias = tuple[Tensor, Tensor]
@@ -24,35 +24,44 @@ MIX = 0.93  # p of the paper: lower draws the pair together, 1 lets it diverge
 
 
 @torch.no_grad()
-def sample(eps: Eps, pair: Pair, steps: Sequence[Step], mix: float = MIX, progress: Progress | None = None) -> Pair:
-    """The pair carried from noise to clean latents. pair: (b ...) each; equal ones where it starts from plain noise."""
-    for step in progress(steps) if progress else steps:
+def walk(eps: Eps, pair: Pair, steps: Sequence[Step], mix: float = MIX) -> Iterator[Pair]:
+    """The pair after each step from noise to clean latents.
+
+    pair: (b ...) each; equal ones where it starts from plain noise. steps: Schedule.sampling(n); 2 n calls.
+    """
+    for step in steps:
         latents = list(pair)
         for i in _order(step):
             latents[i] = move(latents[i], eps(latents[1 - i], step), step.alpha_from, step.alpha_to)
         first = mix * latents[0] + (1 - mix) * latents[1]
         pair = first, (1 - mix) * first + mix * latents[1]
-    return pair
+        yield pair
+
+
+def sample(eps: Eps, pair: Pair, steps: Sequence[Step], mix: float = MIX) -> Pair:
+    """The pair carried from noise to clean latents, where `walk` ends, whose arguments these are."""
+    return last(walk(eps, pair, steps, mix), pair)
 
 
 @torch.no_grad()
-def invert(
-    eps: Eps, pair: Pair, steps: Sequence[Step], mix: float = MIX, progress: Progress | None = None
-) -> list[Pair]:
-    """The trajectory from clean latents to noise, clean first: `sample` undone, step by step and exactly.
+def walk_back(eps: Eps, pair: Pair, steps: Sequence[Step], mix: float = MIX) -> Iterator[Pair]:
+    """The pair after each step taken back, from clean latents to noise: `walk` undone, step by step and exactly.
 
     pair: (b ...) each; the clean latents twice for a picture. steps: Schedule.sampling(n), walked backwards.
     """
-    trajectory, back = [pair], list(reversed(steps))
-    for step in progress(back) if progress else back:
+    for step in reversed(steps):
         latents = list(pair)
         latents[1] = (latents[1] - (1 - mix) * latents[0]) / mix
         latents[0] = (latents[0] - (1 - mix) * latents[1]) / mix
         for i in reversed(_order(step)):
             latents[i] = _unmove(latents[i], eps(latents[1 - i], step), step)
         pair = latents[0], latents[1]
-        trajectory.append(pair)
-    return trajectory
+        yield pair
+
+
+def invert(eps: Eps, pair: Pair, steps: Sequence[Step], mix: float = MIX) -> list[Pair]:
+    """The trajectory from clean latents to noise, clean first, by `walk_back`."""
+    return [pair, *walk_back(eps, pair, steps, mix)]
 
 
 def _order(step: Step) -> tuple[int, int]:

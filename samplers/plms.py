@@ -6,12 +6,12 @@ next level, asks again there, and goes once more from where it was with the mean
 Guidance comes first: what is extrapolated is the guided estimate.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from .ddim import Eps, Progress, move
+from .ddim import Eps, last, move
 from .schedule import Step
 
 WEIGHTS = {  # of the estimates, newest first, by how many there are; none before there are two
@@ -22,14 +22,8 @@ WEIGHTS = {  # of the estimates, newest first, by how many there are; none befor
 
 
 @torch.no_grad()
-def sample(
-    eps: Eps,
-    latents: Tensor,
-    steps: Sequence[Step],
-    after: Callable[[Tensor, Step], Tensor] | None = None,
-    progress: Progress | None = None,
-) -> Tensor:
-    """Latents carried through the steps; arguments as for DDIM's `sample`.
+def walk(eps: Eps, latents: Tensor, steps: Sequence[Step]) -> Iterator[Tensor]:
+    """The latents after each step; arguments as for DDIM's `walk`.
 
     With a single step the second call is made at the same timestep, as in the published code. Raises ValueError for
     steps that start at alpha_bar = 0, where the network speaks of another quantity than at the next.
@@ -39,7 +33,7 @@ def sample(
             "PLMS has no step from pure noise, where alpha_bar is 0 (zero terminal SNR): use EDICT or DDIM instead"
         )
     estimates: list[Tensor] = []
-    for step in progress(steps) if progress else steps:
+    for step in steps:
         estimates = [eps(latents, step), *estimates[:3]]
         if len(estimates) == 1:
             there = move(latents, estimates[0], step.alpha_from, step.alpha_to)
@@ -48,5 +42,9 @@ def sample(
             weights = WEIGHTS[len(estimates)]
             direction = torch.stack([w * e for w, e in zip(weights, estimates, strict=True)]).sum(0)
         latents = move(latents, direction, step.alpha_from, step.alpha_to)
-        latents = after(latents, step) if after else latents
-    return latents
+        yield latents
+
+
+def sample(eps: Eps, latents: Tensor, steps: Sequence[Step]) -> Tensor:
+    """The latents at the end of `walk`, whose arguments these are."""
+    return last(walk(eps, latents, steps), latents)

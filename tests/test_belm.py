@@ -96,14 +96,14 @@ def test_pure_noise_is_refused():
         belm.sample(lambda z, s: z, (latents, latents), schedule.sampling(5))
 
 
-def test_progress_wraps_the_steps():
-    schedule, shown = Schedule(), []
+def test_walks_are_driven_by_their_caller():
+    schedule, asked = Schedule(), []
 
-    def progress(steps):
-        for step in steps:
-            shown.append(step.index)
-            yield step
+    def eps(z, step):
+        asked.append(step.index)
+        return gaussian(schedule)(z, step)
 
-    trajectory = belm.invert(gaussian(schedule), noise(1, 1, 2, 2), schedule.sampling(4), progress=progress)
-    belm.sample(gaussian(schedule), (trajectory[-1], trajectory[-2]), schedule.sampling(4), progress=progress)
-    assert shown == [3, 2, 1, 1, 2, 3]
+    back = belm.walk_back(eps, noise(1, 1, 2, 2), schedule.sampling(4))
+    assert asked == [] and next(back) is not None and asked == [3]
+    *_, newer, noisiest = back
+    assert asked == [3, 3, 2, 1] and len(list(belm.walk(eps, (noisiest, newer), schedule.sampling(4)))) == 3

@@ -8,7 +8,7 @@ from golden_bounds import bound
 from golden_model import golden, golden_model
 from tiny import distance
 
-from samplers import Schedule, Step, guided_eps, invert, move, sample
+from samplers import Schedule, Step, guided_eps, invert, move, sample, walk
 from samplers.ddim import move_anew, normal
 
 
@@ -67,24 +67,30 @@ def test_inverting_gaussian_data_and_sampling_comes_back():
     assert (back - latents).abs().max() < 0.02  # first order: eps is taken at the destination when inverting
 
 
-def test_after_sees_every_step_and_edits_the_latents():
-    schedule, seen = Schedule(), []
-    steps = schedule.sampling(5)
-    out = sample(lambda z, s: z, noise(1, 1, 1, 1), steps, after=lambda z, s: seen.append(s) or torch.zeros_like(z))
-    assert seen == steps and out.item() == 0
+def test_a_walk_is_driven_by_its_caller():
+    """Previews, progress and early stopping want no callback: nothing is computed before it is asked for."""
+    schedule, asked = Schedule(), []
+    steps, start = schedule.sampling(5), noise(1, 1, 1, 1)
+    walked = walk(lambda z, s: asked.append(s) or z, start, steps)
+    assert asked == []
+    first = next(walked)
+    assert asked == steps[:1] and torch.equal(first, move(start, start, steps[0].alpha_from, steps[0].alpha_to))
+    assert len([first, *walked]) == 5 and asked == steps
 
 
-def test_progress_wraps_the_steps_and_nothing_asks_for_gradients():
-    schedule, shown = Schedule(), []
+def test_sampling_ends_where_the_walk_does_and_inverting_keeps_it_all():
+    schedule, start = Schedule(), noise(1, 4, 2, 2)
+    eps = gaussian_eps(schedule, 1.5, 0.4)
+    *_, end = walk(eps, start, schedule.sampling(4))
+    assert torch.equal(sample(eps, start, schedule.sampling(4)), end) and sample(eps, start, []) is start
+    there = invert(eps, start, schedule.inversion(4))
+    assert there[0] is start and all(map(torch.equal, there[1:], walk(eps, start, schedule.inversion(4))))
 
-    def progress(steps):
-        for step in steps:
-            shown.append(step.index)
-            yield step
 
+def test_nothing_asks_for_gradients_and_the_caller_keeps_its_own():
     latents = noise(1, 4, 2, 2).requires_grad_()
-    trajectory = invert(lambda z, s: z, latents, schedule.inversion(4), progress=progress)
-    assert shown == [3, 2, 1, 0] and not trajectory[-1].requires_grad
+    for behind in walk(lambda z, s: z, latents, Schedule().sampling(2)):
+        assert not behind.requires_grad and torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("alphas", [(1.5, 0.5), (0.5, 1.5), (-0.1, 0.5), (0.5, -0.1), (float("nan"), 0.5)])
@@ -154,8 +160,8 @@ class TestGolden:
     def test_sampling_with_guidance(self, kind, prediction, offset, device):
         schedule, context = Schedule(prediction=prediction, offset=offset), golden("text.context", device)
         eps = guided_eps(golden_model("ldm", device).unet, schedule, context[1:], context[:1], 7.5)
-        trajectory = [golden("unet.latent", device)[:1]]
-        sample(eps, trajectory[0], schedule.sampling(10), after=lambda z, _: trajectory.append(z) or z)
+        start = golden("unet.latent", device)[:1]
+        trajectory = [start, *walk(eps, start, schedule.sampling(10))]
         stored = golden(f"ddim.{kind}.offset{offset}.sampling", device)
         assert distance(torch.cat(trajectory), stored) < bound("ddim.sampling", device)
 

@@ -117,15 +117,14 @@ def test_a_network_is_inverted_exactly_under_guidance(prediction, guidance, devi
         assert (half - clean).abs().max() < 5e-9  # float64 rounding, grown by 1 / p and by the network's slope: 8e-10
 
 
-def test_progress_wraps_the_steps():
-    schedule, shown = Schedule(), []
-    latents = noise(1, 1, 2, 2)
+def test_walks_are_driven_by_their_caller():
+    schedule, latents, asked = Schedule(), noise(1, 1, 2, 2), []
 
-    def progress(steps):
-        for step in steps:
-            shown.append(step.index)
-            yield step
+    def eps(z, step):
+        asked.append(step.index)
+        return gaussian(schedule)(z, step)
 
-    edict.invert(gaussian(schedule), (latents, latents), schedule.sampling(3), progress=progress)
-    edict.sample(gaussian(schedule), (latents, latents), schedule.sampling(3), progress=progress)
-    assert shown == [2, 1, 0, 0, 1, 2]
+    back = edict.walk_back(eps, (latents, latents), schedule.sampling(3))
+    assert asked == [] and next(back) and asked == [2, 2]
+    *_, pair = back
+    assert asked == [2, 2, 1, 1, 0, 0] and len(list(edict.walk(eps, pair, schedule.sampling(3)))) == 3

@@ -18,7 +18,7 @@ from tiny import MODEL, distance, normal, tiny_unet
 from models.images import to_tensor
 from models.inpainting import latent_mask, left_of, painting, to_mask
 from models.stable_diffusion import LatentDiffusion
-from samplers import Schedule, guided_eps, sample
+from samplers import Schedule, guided_eps, walk
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +116,8 @@ def trajectory(model, device, **stochastic):
     mask, rest = (inpaint_golden(f"{key}.latent", device) for key in ("mask", "masked"))
     eps = guided_eps(painting(model.unet, model.beside(rest, mask)), schedule, context[:1], context[1:], 7.5)
     assert schedule.timesteps(10) == inpaint_golden("timesteps", device).tolist()
-    latents = [inpaint_golden("start", device)]
-    sample(eps, latents[0], schedule.sampling(10), after=lambda z, _: latents.append(z) or z, **stochastic)
-    return torch.cat(latents)
+    start = inpaint_golden("start", device)
+    return torch.cat([start, *walk(eps, start, schedule.sampling(10), **stochastic)])
 
 
 def test_ddim_is_the_official_one(model, device):

@@ -21,7 +21,7 @@ from models.hooks import Hook, reading
 from models.images import to_tensor
 from models.inpainting import latent_mask, left_of, painting
 from models.paint_by_example import PaintByExample, reference_tensor
-from samplers import Schedule, guided_eps, plms, sample
+from samplers import Schedule, guided_eps, plms, walk
 from weights.load import load_as
 
 
@@ -120,7 +120,7 @@ def test_hooks_have_the_addresses_they_have_elsewhere(painter, device):
     assert torch.equal(prepared, painter.unet(latents, t, context))
 
 
-def trajectory(painter, device, run, mask):
+def trajectory(painter, device, walk, mask):
     """Ten guided steps as the script has them, start first; and the network's outputs in the order called."""
     schedule, calls = Schedule(prediction="eps"), []
     rest, start = paint_golden("masked.latent", device), paint_golden("start", device)
@@ -132,14 +132,12 @@ def trajectory(painter, device, run, mask):
 
     eps = guided_eps(noting, schedule, painter.unconditional(), paint_golden("reference.context", device)[:1], 5.0)
     assert schedule.timesteps(10) == paint_golden("timesteps", device).tolist()
-    latents = [start]
-    run(eps, start, schedule.sampling(10), after=lambda z, _: latents.append(z) or z)
-    return torch.cat(latents), torch.stack(calls)
+    return torch.cat([start, *walk(eps, start, schedule.sampling(10))]), torch.stack(calls)
 
 
 def test_plms_is_the_official_one(painter, device):
     """1.8e-6; the second call is the first step's other half."""
-    latents, calls = trajectory(painter, device, plms.sample, "bilinear")
+    latents, calls = trajectory(painter, device, plms.walk, "bilinear")
     close(latents, "plms.latents", device, TRAJECTORY)
     close(calls, "plms.calls", device, TRAJECTORY)
     close((painter.decode(latents[-1:]) + 1) / 2, "plms.image", device, TRAJECTORY)
@@ -147,14 +145,14 @@ def test_plms_is_the_official_one(painter, device):
 
 def test_plms_with_the_mask_of_other_tools(painter, device):
     """1.8e-6; with the official mask it ends 3.7e-2 away."""
-    latents, _ = trajectory(painter, device, plms.sample, "nearest")
+    latents, _ = trajectory(painter, device, plms.walk, "nearest")
     close(latents, "plms.nearest.latents", device, TRAJECTORY)
     assert distance(latents[-1:], paint_golden("plms.latents", device)[-1:]) > 1e-2
 
 
 def test_ddim_is_the_official_one(painter, device):
     """1.8e-6."""
-    latents, calls = trajectory(painter, device, sample, "bilinear")
+    latents, calls = trajectory(painter, device, walk, "bilinear")
     close(latents, "ddim.latents", device, TRAJECTORY)
     close(calls, "ddim.calls", device, TRAJECTORY)
 

@@ -21,9 +21,8 @@ def test_n_steps_are_one_call_more(n, calls):
 def test_each_step_is_the_published_formula():
     """Ten steps with every estimate written out."""
     steps, given = Schedule(prediction="eps").sampling(10), [noise(2, 4, 2, 2, seed=i) for i in range(11)]
-    answers, found = iter(given), []
-    start = noise(2, 4, 2, 2, seed=99)
-    plms.sample(lambda z, s: next(answers), start, steps, after=lambda z, _: found.append(z) or z)
+    answers, start = iter(given), noise(2, 4, 2, 2, seed=99)
+    found = list(plms.walk(lambda z, s: next(answers), start, steps))
     e = [given[0], *given[2:]]  # the second call belongs to the first step alone
     directions = [
         (given[0] + given[1]) / 2,
@@ -66,17 +65,11 @@ def test_it_is_of_higher_order_than_ddim():
     assert error(plms.sample, 100) < error(plms.sample, 50) / 3  # DDIM's would halve
 
 
-def test_after_and_progress_and_no_gradients():
-    steps, seen, shown = Schedule(prediction="eps").sampling(5), [], []
-
-    def progress(given):
-        for step in given:
-            shown.append(step)
-            yield step
-
-    start = noise(1, 1, 1, 1).requires_grad_()
-    out = plms.sample(lambda z, s: z, start, steps, lambda z, s: seen.append(s) or torch.zeros_like(z), progress)
-    assert seen == shown == steps and out.item() == 0 and not out.requires_grad
+def test_a_walk_is_driven_by_its_caller_without_gradients():
+    steps, asked = Schedule(prediction="eps").sampling(3), []
+    walked = plms.walk(lambda z, s: asked.append(s) or z, noise(1, 1, 1, 1).requires_grad_(), steps)
+    assert asked == [] and not next(walked).requires_grad
+    assert asked == steps[:2] and torch.is_grad_enabled() and len(list(walked)) == 2
 
 
 def test_rows_are_independent():

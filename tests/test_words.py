@@ -14,6 +14,8 @@ RECURRING = {
     "main": "of a program: its arguments in, its files out",
     "sample": "of a sampler: noise to latents",
     "invert": "of a sampler, and of a way of inverting: latents to noise",
+    "walk": "of a sampler: the latents after each step",
+    "walk_back": "of an exact sampler: the steps taken back",
     "NORM_EPS": "of a network's norms",
     "PIECE": "how much is worked on at once",
     "QUOTED": "how many characters of a value are quoted back",

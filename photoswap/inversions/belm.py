@@ -17,6 +17,6 @@ from .request import Inverted, Request
 
 def invert(request: Request) -> Inverted:
     """The trajectory, walked in float64. Raises ValueError for a schedule that starts at pure noise."""
-    steps = request.model.schedule.sampling(request.steps)
-    trajectory = belm.invert(request.eps(guided=True), request.double(), steps, progress=request.bar("inversion"))
-    return Inverted(torch.cat(trajectory).to(request.clean.dtype))
+    clean, steps = request.double(), request.model.schedule.sampling(request.steps)
+    walked = request.shown(belm.walk_back(request.eps(guided=True), clean, steps))
+    return Inverted(torch.cat([clean, *walked]).to(request.clean.dtype))

@@ -6,7 +6,7 @@ stands, and a swap's source, sampled under guidance, drifts from the picture.
 
 import torch
 
-from samplers import invert as backwards
+from samplers import walk
 
 from .request import Inverted, Request
 
@@ -14,4 +14,4 @@ from .request import Inverted, Request
 def invert(request: Request) -> Inverted:
     """The trajectory; a swap samples the source anew from its noise."""
     steps = request.model.schedule.inversion(request.steps)
-    return Inverted(torch.cat(backwards(request.eps(guided=False), request.clean, steps, request.bar("inversion"))))
+    return Inverted(torch.cat([request.clean, *request.shown(walk(request.eps(guided=False), request.clean, steps))]))

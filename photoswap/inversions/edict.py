@@ -18,5 +18,5 @@ from .request import Inverted, Request
 def invert(request: Request) -> Inverted:
     """The trajectory of the pair's first latent, walked in float64."""
     clean, steps = request.double(), request.model.schedule.sampling(request.steps)
-    pairs = edict.invert(request.eps(guided=True), (clean, clean), steps, progress=request.bar("inversion"))
-    return Inverted(torch.cat([first for first, _ in pairs]).to(request.clean.dtype))
+    walked = request.shown(edict.walk_back(request.eps(guided=True), (clean, clean), steps))
+    return Inverted(torch.cat([clean, *(first for first, _ in walked)]).to(request.clean.dtype))

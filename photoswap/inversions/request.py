@@ -1,8 +1,8 @@
 """What every way of inverting is asked, and what it answers."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 from tqdm import tqdm
@@ -10,9 +10,10 @@ from tqdm import tqdm
 from models.stable_diffusion import StableDiffusion
 from photoswap.pictures import Guidance
 from samplers import Eps, Step, guided_eps
-from samplers.ddim import Progress
 
 from .file import scale_at
+
+_Behind = TypeVar("_Behind")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +41,9 @@ class Request:
         """The guidance at a step."""
         return scale_at(self.guidance_scale, step.index)
 
-    def bar(self, name: str) -> Progress:
-        """What steps are wrapped in, to be seen passing."""
-        return partial(tqdm, desc=name, disable=not self.progress)
+    def shown(self, walked: Iterable[_Behind]) -> Iterator[_Behind]:
+        """What is walked, a step at a time, seen passing."""
+        yield from tqdm(walked, "inversion", self.steps, disable=not self.progress)
 
     def double(self) -> Tensor:
         """The clean latents in float64. Raises ValueError on a device that has none."""
