@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from photoswap.inversion import invert_image as invert
     from photoswap.methods import METHODS, Photoswap, official
-    from photoswap.pipeline import SwapResult, generate, generate_latents, swap
+    from photoswap.pipeline import SwapRequest, SwapResult, generate, generate_latents, swap, swap_all
     from train.concepts import apply_concept as apply
     from train.config import dreambooth_config
     from train.dreambooth import learn
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "Photoswap",
+    "SwapRequest",
     "SwapResult",
     "apply",
     "dreambooth_config",
@@ -30,11 +31,13 @@ __all__ = [
     "load",
     "official",
     "swap",
+    "swap_all",
 ]
 
 _PLACES = {
     "METHODS": "photoswap.methods",
     "Photoswap": "photoswap.methods",
+    "SwapRequest": "photoswap.pipeline",
     "SwapResult": "photoswap.pipeline",
     "apply": "train.concepts:apply_concept",
     "dreambooth_config": "train.config",
@@ -45,6 +48,7 @@ _PLACES = {
     "load": "weights.load",
     "official": "photoswap.methods",
     "swap": "photoswap.pipeline",
+    "swap_all": "photoswap.pipeline",
 }
 
 

@@ -83,9 +83,10 @@ class Injection:
             chosen = [site for site in chosen if size[0] * size[1] // site.scale**2 <= self.max_queries]
         return replace(self, sites=tuple(chosen))
 
-    def aimed_at(self, target: str) -> "Injection":
-        """The same into another target than the one that methods name."""
-        return replace(self, into=target) if self.into == TARGET else self
+    def aimed_at(self, target: str, origins: Mapping[str, str]) -> "Injection":
+        """The same into another target than the one that methods name, and from the pictures that they mean by it."""
+        into, origin = {TARGET: target, **origins}.get(self.into, self.into), origins.get(self.origin, self.origin)
+        return self if (origin, into) == (self.origin, self.into) else replace(self, origin=origin, into=into)
 
     @property
     def addresses(self) -> tuple[Site, ...]:

@@ -22,7 +22,8 @@ class Picture:
     after each step where they are known beforehand, (steps 4 h w); then its own estimate of the noise is never asked
     for. words: the columns of its subject's tokens. alignments: by name, how the tokens of its prompt answer to the
     source's. masks: by name, places on the grid of the latents, (h w), true or false. clean: its own latents, without
-    noise, (1 4 h w), for methods that start from them. Raises ValueError for tensors of other shapes.
+    noise, (1 4 h w), for methods that start from them. origins: of a target, the pictures of the run that its method
+    means by "source" and "reference", where they have other names. Raises ValueError for tensors of other shapes.
     """
 
     noise: Tensor
@@ -34,6 +35,7 @@ class Picture:
     alignments: Mapping[str, Alignment] = field(default_factory=dict)
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     clean: Tensor | None = None
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.noise.ndim != 4 or len(self.noise) != 1:

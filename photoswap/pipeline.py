@@ -6,7 +6,8 @@ decoder, and the source's own resolution.
 """
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from .injections import REFERENCE, SOURCE, TARGET, as_json, timeline
 from .inversion import Inversion, initial_noise, uncond_contexts
 from .method import Follower, Method
 from .methods import Photoswap, name_of
+from .origins import Renamed
 from .pictures import Picture
 from .side_by_side import side_by_side
 from .sizes import place, touched_cells
@@ -55,7 +57,22 @@ class Reference:
     mask: Image.Image
 
 
-@torch.no_grad()
+@dataclass(frozen=True, eq=False)
+class SwapRequest:
+    """One swap of several: the arguments of `swap`."""
+
+    inversion: Inversion
+    target_prompt: str
+    method: Method | None = None
+    source_prompt: str | None = None
+    source_word: str | None = None
+    target_word: str | None = None
+    mask: Image.Image | None = None
+    adain: bool = False
+    reference: Reference | None = None
+    seed: int = 0
+
+
 def swap(
     model: StableDiffusion,
     inversion: Inversion,
@@ -84,48 +101,141 @@ def swap(
     is expected to have, if any. seed: of methods that draw noise. progress: whether to show a bar. Raises ValueError
     for an inversion of another model, size or number of steps, and for a prompt without its subject's word.
     """
-    method = method or Photoswap.scaled(inversion.steps)
-    prompts = (inversion.prompt if source_prompt is None else source_prompt, target_prompt)
-    inversion.check(model, method.steps, size, method.guidance_scale, prompts[0])
-    _check_wants(method, inversion, mask, reference)
-    region = None if mask is None else _latent_region(model, inversion, mask)
-    pictures = make_pictures(model, inversion, method, prompts, (source_word, target_word), region)
-    if reference is not None:
-        reference.inversion.check(model, method.steps, decoded_size(model, inversion))
-        pictures[REFERENCE] = reference_picture(model, reference, method)
-    clock, followers = _Clock(), _inside(region, method, adain)
-    draw = torch.Generator().manual_seed(seed)
-    moments = side_by_side(model.unet, model.schedule, pictures, method, followers=followers, generator=draw)
-    row_calls = method.rows_before
-    for moment in tqdm(moments, "swap", method.steps - method.first, disable=not progress):
+    request = SwapRequest(
+        inversion,
+        target_prompt,
+        method,
+        source_prompt=source_prompt,
+        source_word=source_word,
+        target_word=target_word,
+        mask=mask,
+        adain=adain,
+        reference=reference,
+        seed=seed,
+    )
+    return swap_all(model, [request], size=size, progress=progress)[0]
+
+
+@torch.no_grad()
+def swap_all(
+    model: StableDiffusion,
+    requests: Sequence[SwapRequest],
+    *,
+    size: tuple[int, int] | None = None,
+    progress: bool = False,
+) -> list[SwapResult]:
+    """Several swaps in one run: of one source into many targets, or of many sources of one size.
+
+    Requests of the same inversion, told the same, share their source's rows, whose cost is then that of one; each
+    result is that of its request alone but for rounding (1e-10 in float64). All take as many steps, from the same first
+    one. size, progress: as in `swap`, which says what else there is to a request, and what is refused.
+    """
+    if not requests:
+        raise ValueError("no swaps are asked for: give at least one request")
+    asked = [_Asked.of(model, request, size) for request in requests]
+    pictures = _in_one_run(asked)
+    targets = [TARGET] if len(asked) == 1 else [f"{TARGET} {i}" for i in range(1, len(asked) + 1)]
+    clock, followers = _Clock(), []
+    for one, target in zip(asked, targets, strict=True):
+        origins, own = pictures[target].origins, _inside(one.region, one.method, one.request.adain, target)
+        followers += [Renamed(follower, origins) if origins else follower for follower in own]
+    methods = {target: one.method for one, target in zip(asked, targets, strict=True)}
+    draws = {name: torch.Generator().manual_seed(one.request.seed) for one, name in zip(asked, targets, strict=True)}
+    moments = side_by_side(model.unet, model.schedule, pictures, methods, followers=followers, generator=draws)
+    row_calls = sum(one.method.rows_before for one in asked)
+    for moment in tqdm(moments, "swap", asked[0].method.steps - asked[0].method.first, disable=not progress):
         row_calls += len(moment.rows)
-    source_latents, target_latents = moment.latents[SOURCE], moment.latents[TARGET]
     clock.lap("denoise")
     # each row by itself: a batch of two may round differently, and the source must decode to what the VAE makes of it
-    reconstruction, target = decoded(model, source_latents), decoded(model, target_latents)
+    seen = {name: decoded(model, moment.latents[name]) for name in pictures if not name.startswith(REFERENCE)}
     clock.lap("decode")
-    result = place(target, inversion.source or reconstruction, mask)
+    results = []
+    for one, target in zip(asked, targets, strict=True):
+        source = pictures[target].origins.get(SOURCE, SOURCE)
+        result = place(seen[target], one.request.inversion.source or seen[source], one.request.mask)
+        settings = {**one.settings(model), "size": list(seen[target].size), "source_size": list(result.size)}
+        settings |= {"row_calls": row_calls, "swaps_in_run": len(asked)}
+        latents = moment.latents[target], moment.latents[source]
+        results.append(SwapResult(result, seen[target], seen[source], *latents, clock.laps, settings))
     clock.lap("place")
-    settings = {
-        "model": model.config.name,
-        "fingerprint": inversion.model,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": model.device.type,
-        "source_prompt": prompts[0],
-        "target_prompt": target_prompt,
-        "source_word": source_word,
-        "target_word": target_word,
-        "inversion": {"method": inversion.method, "prompt": inversion.prompt, "seed": inversion.seed},
-        "size": list(target.size),
-        "source_size": list(result.size),
-        "mask": mask is not None,
-        "adain": adain,
-        "reference": reference and {"method": reference.inversion.method, "prompt": reference.inversion.prompt},
-        "method": {"name": name_of(method), **asdict(method)},
-        "injections": as_json(timeline(method.injections, method.steps, model.unet.sites, pictures[SOURCE].size)),
-        "row_calls": row_calls,
-    }
-    return SwapResult(result, target, reconstruction, target_latents, source_latents, clock.laps, settings)
+    return results
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A request with all that follows from it: method, prompts, mask on the latents' grid, pictures as if alone."""
+
+    request: SwapRequest
+    method: Method
+    prompts: tuple[str, str]
+    region: Tensor | None
+    pictures: dict[str, Picture]
+
+    @classmethod
+    def of(cls, model: StableDiffusion, request: SwapRequest, size: tuple[int, int] | None) -> "_Asked":
+        inversion, reference, mask = request.inversion, request.reference, request.mask
+        method = request.method or Photoswap.scaled(inversion.steps)
+        prompts = (inversion.prompt if request.source_prompt is None else request.source_prompt, request.target_prompt)
+        inversion.check(model, method.steps, size, method.guidance_scale, prompts[0])
+        _check_wants(method, inversion, mask, reference)
+        region = None if mask is None else _latent_region(model, inversion, mask)
+        words = (request.source_word, request.target_word)
+        pictures = make_pictures(model, inversion, method, prompts, words, region)
+        if reference is not None:
+            reference.inversion.check(model, method.steps, decoded_size(model, inversion))
+            pictures[REFERENCE] = reference_picture(model, reference, method)
+        return cls(request, method, prompts, region, pictures)
+
+    def shares(self, name: str) -> tuple[object, ...]:
+        """Equal for two whose source, or reference, is the same row for row."""
+        if name == REFERENCE:
+            return name, id(self.request.reference)
+        source, request = self.pictures[name], self.request
+        own = id(self) if self.method.moves_source else None
+        scale = None if source.is_known else source.guidance_scale
+        told = (self.prompts[0], self.method.source_prompt, request.source_word, id(request.mask))
+        return name, id(request.inversion), told, scale, own
+
+    def settings(self, model: StableDiffusion) -> dict[str, Any]:
+        """All that this one took, but for what its run shows."""
+        request, method, inversion, reference = (
+            self.request,
+            self.method,
+            self.request.inversion,
+            self.request.reference,
+        )
+        injected = timeline(method.injections, method.steps, model.unet.sites, self.pictures[SOURCE].size)
+        return {
+            "model": model.config.name,
+            "fingerprint": inversion.model,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            "source_prompt": self.prompts[0],
+            "target_prompt": self.prompts[1],
+            "source_word": request.source_word,
+            "target_word": request.target_word,
+            "inversion": {"method": inversion.method, "prompt": inversion.prompt, "seed": inversion.seed},
+            "mask": request.mask is not None,
+            "adain": request.adain,
+            "reference": reference and {"method": reference.inversion.method, "prompt": reference.inversion.prompt},
+            "method": {"name": name_of(method), **asdict(method)},
+            "injections": as_json(injected),
+        }
+
+
+def _in_one_run(asked: Sequence[_Asked]) -> dict[str, Picture]:
+    """The pictures of all, by names that are numbered where there are several; a shared source is there once."""
+    if len(asked) == 1:
+        return asked[0].pictures
+    names: dict[object, str] = {}
+    pictures: dict[str, Picture] = {}
+    for i, one in enumerate(asked, 1):
+        origins = {own: names.setdefault(one.shares(own), f"{own} {i}") for own in one.pictures if own != TARGET}
+        for own, picture in one.pictures.items():
+            if own != TARGET:
+                pictures.setdefault(origins[own], picture)
+        pictures[f"{TARGET} {i}"] = replace(one.pictures[TARGET], origins=origins)
+    return pictures
 
 
 def make_pictures(
@@ -240,14 +350,14 @@ class _Clock:
         self.laps[name], self.last = now - self.last, now
 
 
-def _inside(region: Tensor | None, method: Method, adain: bool) -> list[Follower]:
+def _inside(region: Tensor | None, method: Method, adain: bool, target: str) -> list[Follower]:
     """What goes by a mask after every step, if there is one."""
     if region is None:
         if adain:
             raise ValueError("AdaIN goes by the subject's statistics: give a mask that says where it is")
         return []
-    matched: list[Follower] = [MaskedAdaIN(region)] if adain else []
-    return matched if method.keeps_outside else [*matched, Inside(region)]
+    matched: list[Follower] = [MaskedAdaIN(region, target)] if adain else []
+    return matched if method.keeps_outside else [*matched, Inside(region, target)]
 
 
 def _check_wants(method: Method, inversion: Inversion, mask: Image.Image | None, reference: Reference | None) -> None:

@@ -18,6 +18,7 @@ from samplers import Schedule, Step, guide, move
 from .edits import hook_table
 from .injections import BOTH, SOURCE, Injection, Row, rows_needed
 from .method import Follower, Latents, Method, Run, Update
+from .origins import Renamed, in_run, renamed_update, seen_by
 from .pictures import Picture
 
 
@@ -39,19 +40,22 @@ def side_by_side(
     method: Method | Mapping[str, Method],
     *,
     followers: Sequence[Follower] = (),
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Mapping[str, torch.Generator] | None = None,
 ) -> Iterator[Moment]:
     """Run a method, or one for each of several targets by name, and yield after every step; the last has the result.
 
     pictures: by name; a single method moves the one called "target". Stop whenever you like; previews and progress are
-    what you do between two steps. followers: beside the method's own, after them. generator: of methods that draw.
+    what you do between two steps. followers: beside the method's own, after them. generator: of methods that draw, one
+    for all or one for each target by name. Of several sources, a target's `Picture.origins` says which is its own.
     Raises ValueError, before the first step, for pictures and methods that do not fit each other.
     """
     methods = {"target": method} if isinstance(method, Method) else method
-    run = Run(unet, schedule, schedule.sampling(_steps(methods, pictures)), pictures, generator)
-    followers = [*(follower for name, m in methods.items() for follower in m.followers(run, name)), *followers]
-    updates = [ddim(run), *(update for name, m in methods.items() if (update := m.update(run, name)))]
-    latents, first = _start(run, methods)
+    run = Run(unet, schedule, schedule.sampling(_steps(methods, pictures)), pictures)
+    draws = generator if isinstance(generator, Mapping) else dict.fromkeys(methods, generator)
+    seen = {name: seen_by(run, name, draws.get(name)) for name in methods}
+    followers = [*(follower for name, m in methods.items() for follower in _followers(m, seen[name], name)), *followers]
+    updates = [ddim(run), *(update for name, m in methods.items() if (update := _update(m, seen[name], name)))]
+    latents, first = _start(run, methods, seen)
     for phase in phases(run, methods, followers, first):
         call = _Call(run, phase, followers)
         for step in phase.steps:
@@ -88,12 +92,15 @@ def phases(run: Run, methods: Mapping[str, Method], followers: Sequence[Follower
     """The run cut where what is injected, or the rows that somebody needs, changes."""
     pictures, sites = run.pictures, run.unet.all_sites
     size = next(iter(pictures.values())).size
-    driven = {SOURCE} if any(method.moves_source for method in methods.values()) else set()
+    driven = set(_driven(methods, pictures))
     moving = tuple(name for name, picture in pictures.items() if name in driven or not picture.is_known)
     order = [Row(half, name) for half in BOTH for name in pictures]
 
     def content(step: Step) -> tuple[tuple[Injection, ...], tuple[Row, ...]]:
-        every = [i.aimed_at(name).at(sites, size) for name, m in methods.items() for i in m.injections(step.index)]
+        aimed = [
+            i.aimed_at(name, pictures[name].origins) for name, m in methods.items() for i in m.injections(step.index)
+        ]
+        every = [injection.at(sites, size) for injection in aimed]
         injections = tuple(injection for injection in every if injection.addresses)
         own = {Row(half, name) for name in moving for half in pictures[name].halves(step.index)}
         read = {row for follower in followers for row in follower.rows()}
@@ -143,8 +150,16 @@ def _steps(methods: Mapping[str, Method], pictures: Mapping[str, Picture]) -> in
         raise ValueError(f"the methods take {sorted(counts)} steps; want the same for all targets of a run")
     if missing := [name for name in methods if name not in pictures]:
         raise ValueError(f"there is a method for {', '.join(missing)}, but no such picture; there is {list(pictures)}")
-    if len(methods) > 1 and any(method.moves_source for method in methods.values()):
-        raise ValueError("a method that moves the source itself takes one target a run")
+    for name in methods:
+        for own, origin in pictures[name].origins.items():
+            if own in pictures or origin not in pictures:
+                raise ValueError(
+                    f"{name} means {origin} by {own}; want a picture of the run, by a name it does not have"
+                )
+    if driven := _driven(methods, pictures):
+        shared = [pictures[name].origins.get(SOURCE, SOURCE) for name in methods]
+        if any(shared.count(name) > 1 for name in driven):
+            raise ValueError("a method that moves the source itself wants a source for each target")
     if len({picture.size for picture in pictures.values()}) != 1:
         raise ValueError(f"the pictures' latents are {[picture.size for picture in pictures.values()]}; want one size")
     steps = counts.pop()
@@ -153,7 +168,22 @@ def _steps(methods: Mapping[str, Method], pictures: Mapping[str, Picture]) -> in
     return steps
 
 
-def _start(run: Run, methods: Mapping[str, Method]) -> tuple[dict[str, Tensor], int]:
+def _driven(methods: Mapping[str, Method], pictures: Mapping[str, Picture]) -> list[str]:
+    """The sources that a method moves itself."""
+    return [pictures[name].origins.get(SOURCE, SOURCE) for name, method in methods.items() if method.moves_source]
+
+
+def _followers(method: Method, seen: Run, target: str) -> list[Follower]:
+    names = seen.pictures[target].origins
+    return [Renamed(follower, names) if names else follower for follower in method.followers(seen, target)]
+
+
+def _update(method: Method, seen: Run, target: str) -> Update | None:
+    update, names = method.update(seen, target), seen.pictures[target].origins
+    return renamed_update(update, names) if update and names else update
+
+
+def _start(run: Run, methods: Mapping[str, Method], seen: Mapping[str, Run]) -> tuple[dict[str, Tensor], int]:
     """All latents before the first step, and its index."""
     firsts = {method.first for method in methods.values()}
     if len(firsts) != 1:
@@ -164,7 +194,9 @@ def _start(run: Run, methods: Mapping[str, Method]) -> tuple[dict[str, Tensor], 
             "the model's first step has noise alone (zero terminal SNR), and this method wants some signal in every "
             "step: take another method"
         )
-    given = {name: z for target, method in methods.items() for name, z in method.start(run, target).items()}
+    given: dict[str, Tensor] = {}
+    for target, method in methods.items():
+        given |= in_run(method.start(seen[target], target), run.pictures[target].origins)
     for name, picture in run.pictures.items():
         if first > 0 and name not in given and not picture.is_known:
             raise ValueError(
