@@ -6,6 +6,7 @@ has to name every flag that the parser takes, so a new one cannot be forgotten.
 
 import argparse
 import inspect
+from dataclasses import fields
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from tiny_model import tiny_model
 from photoswap.__main__ import build_parser, main
 from photoswap.inversion import Inversion, synthesize
 from photoswap.masks import Found
-from photoswap.pipeline import SwapResult
+from photoswap.pipeline import SwapRequest, SwapResult
 
 NOTHING = "changes nothing"
 OF_PICTURE = ["swap", "in.png", "--prompt", "a photo of a dog"]
@@ -62,8 +63,8 @@ MASK = {
     **{**COMMON, **DTYPE, "--out": ["other.png"]},
     **{"--word": ["photo"], "--prompt": ["my dog"], "--scale": ["2"], "--size": ["64"]},
 }
-AS_MANY = "want as many"  # subjects as targets, concepts and masks
-SWAP_REFUSED = {"--subject": AS_MANY, "--target": AS_MANY, "--adain": "goes by a mask"}
+AS_MANY = "want as many"  # targets, concepts and masks as subjects, where there are several
+SWAP_REFUSED = {"--subject": AS_MANY, "--adain": "goes by a mask"}
 SWAP_REFUSED |= dict.fromkeys(("--reference", "--reference-mask", "--reference-prompt"), NOTHING)  # with photoswap
 LEARN = {
     **{**COMMON, **DTYPE},
@@ -216,7 +217,7 @@ def noted(model, inversion, monkeypatch):
         "photoswap.inversion.encode": inversion,
         "photoswap.inversion.synthesize": inversion,
         "photoswap.inversion.reconstruct": picture,
-        "photoswap.pipeline.swap": swapped,
+        "photoswap.pipeline.swap_all": lambda model, requests, **more: [swapped] * len(requests),
         "photoswap.masks.find_subject": Found(picture.convert("L"), (0, 0, 64, 64), torch.zeros(64, 64)),
         "photoswap.masks.find_subjects": [Found(mask, (20, 20, 40, 40), torch.zeros(64, 64))],
         "photoswap.demo.run_demo": None,
@@ -242,7 +243,7 @@ def noting(name, calls, answer):
         calls.append(f"{name} {[(key, shown(value)) for key, value in bound.arguments.items()]}")
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return answer(*args, **kwargs) if inspect.isfunction(answer) else answer
 
     return call
 
@@ -252,6 +253,10 @@ def shown(value):
         return value.mode, value.size, hash(value.tobytes())
     if isinstance(value, Inversion):
         return "inversion"
+    if isinstance(value, list):
+        return [shown(one) for one in value]
+    if isinstance(value, SwapRequest):
+        return {field.name: shown(getattr(value, field.name)) for field in fields(value)}
     return type(value).__name__ if hasattr(value, "unet") or callable(value) else repr(value)
 
 

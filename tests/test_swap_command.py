@@ -81,6 +81,43 @@ def test_outside_a_mask_the_source_is_kept(tiny, pictures, tmp_path):
         assert (np.array(result)[outside] == np.array(source)[outside]).all()
 
 
+def test_several_targets_in_one_run(tiny, pictures, tmp_path):
+    """Each as in a command of its own; the source's rows are shared, the grid and the record show all."""
+    line = ["swap", str(pictures / "source.png"), "--prompt", PROMPT, "--subject", "dog", "--steps", "4", *tiny]
+    targets = ["cat", "red fox", "hat"]
+    flags = [flag for target in targets for flag in ("--target", target)]
+    assert main([*line, *flags, "--out", str(tmp_path / "all")]) == 0
+    results = [f"result-{i}.png" for i in (1, 2, 3)]
+    assert files(tmp_path / "all") == ["grid.png", *results, "swap.json"]
+    record = json.loads((tmp_path / "all" / "swap.json").read_text())
+    assert [swap["target_word"] for swap in record["swaps"]] == targets
+    shown = []
+    for target, name in zip(targets, results, strict=True):
+        assert main([*line, "--target", target, "--out", str(tmp_path / name)]) == 0
+        with Image.open(tmp_path / "all" / name) as one, Image.open(tmp_path / name / "result.png") as alone:
+            shown.append(np.array(one).astype(int))
+            assert abs(shown[-1] - np.array(alone)).max() <= 1  # one of 255: rounding
+    assert all(abs(shown[i] - shown[j]).max() > 8 for i, j in ((0, 1), (0, 2), (1, 2)))
+    single = json.loads((tmp_path / results[0] / "swap.json").read_text())["settings"]
+    assert single["row_calls"] < record["settings"]["row_calls"] < 3 * single["row_calls"]
+    with Image.open(tmp_path / "all" / "grid.png") as wide, Image.open(tmp_path / results[0] / "grid.png") as three:
+        assert wide.height == three.height and wide.width > 1.6 * three.width
+
+
+def test_prompts_of_several_targets(tiny, pictures, tmp_path, capsys):
+    """One word in several prompts, or a word for each; their results are refused where they are there already."""
+    told = ["--target-prompt", "a photo of a cat on grass", "--target-prompt", "a drawing of a cat on grass"]
+    line = [str(a) for a in swap_arguments(pictures / "source.png", tiny, tmp_path / "out", "--steps", 1)]
+    assert main([*line, *told]) == 0
+    record = json.loads((tmp_path / "out" / "swap.json").read_text())
+    assert [swap["target_prompt"] for swap in record["swaps"]] == told[1::2]
+    capsys.readouterr()
+    (tmp_path / "out" / "grid.png").unlink()
+    (tmp_path / "out" / "swap.json").unlink()
+    assert "result-1.png is there already" in refused(capsys, *line, *told)
+    assert "2 --target and 1 --target-prompt; want as many" in refused(capsys, *line, "--target", "hat", *told[:2])
+
+
 def test_no_such_picture(tiny, tmp_path, capsys):
     told = refused(capsys, *swap_arguments(tmp_path / "nowhere.png", tiny, tmp_path / "out"))
     assert "no such picture" in told and "nowhere.png" in told

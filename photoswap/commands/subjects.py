@@ -23,12 +23,12 @@ def check_masked(arguments: argparse.Namespace, method: "Method") -> None:
             raise ValueError(f"{what} goes by a mask of the subject: give --mask FILE, or --mask-word to have it found")
 
 
-def make_turns(
+def make_rounds(
     arguments: argparse.Namespace, inversion: "Inversion | None", concepts: "Sequence[Sequence[Concept]]"
-) -> "list[Turn]":
-    """The prompts of every swap. Raises ValueError when one is missing, or lacks its subject.
+) -> "list[list[Turn]]":
+    """The prompts of every swap: for each subject its targets, which are swapped in one run.
 
-    concepts: those of every swap.
+    concepts: those of every subject. Raises ValueError when a prompt is missing, or lacks its subject.
     """
     from photoswap.turns import Swapping, Turn, turns
 
@@ -38,11 +38,16 @@ def make_turns(
     if not arguments.target and not any(concepts):
         raise ValueError("say with --concept or --target what takes the subject's place")
     targets = arguments.target or [_subject(several) for several in concepts]
+    first = arguments.subject[0]
+    if arguments.target_prompt:
+        words = targets * len(arguments.target_prompt) if len(targets) == 1 else targets
+        return [[Turn(prompt, told, first, word) for told, word in zip(arguments.target_prompt, words, strict=True)]]
+    if len(arguments.subject) == 1:
+        return [[turn for word in targets for turn in turns(prompt, [Swapping(first, word, word)])]]
     classes = [next((one.class_word for one in several if one.class_word), "") for several in concepts]
     plain = [known or target for known, target in zip(classes or targets, targets, strict=True)]
-    if arguments.target_prompt:
-        return [Turn(prompt, arguments.target_prompt, arguments.subject[0], targets[0])]
-    return turns(prompt, [Swapping(*one) for one in zip(arguments.subject, targets, plain, strict=True)])
+    every = turns(prompt, [Swapping(*one) for one in zip(arguments.subject, targets, plain, strict=True)])
+    return [[turn] for turn in every]
 
 
 def _subject(concepts: "Sequence[Concept]") -> str:

@@ -21,13 +21,15 @@ With --mask, or --mask-word, which finds the mask, nothing changes outside it;
 --crop works on an enlarged crop around the subject and puts it back; --adain
 gives the subject the source's light. Several subjects of one picture are
 swapped one after another, each in a mask: repeat --subject and --concept, or
---target, in the same order.
+--target, in the same order. Several --target for one subject are several swaps
+of the same picture in one run, which share its rows: result-1.png and so on.
 
 examples:
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --concept my-cat/concept.safetensors
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --target "red fox" --mask dog-mask.png
   photoswap swap inversion.safetensors --subject dog --concept my-cat/concept.safetensors --blend
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --target "red fox" --mask-word dog --crop
+  photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --target "red fox" --target cat
   photoswap swap two.jpg --prompt "a photo of a dog and a cat" --subject dog --concept my-dog/concept.safetensors \\
     --subject cat --concept my-cat/concept.safetensors
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --concept my-dog/concept.safetensors \\
@@ -60,7 +62,7 @@ from photoswap.commands.common import (
 from photoswap.commands.invert import add_inversion, inversion_for
 from photoswap.commands.outputs import check_folder, check_free, say, write_together
 from photoswap.commands.settings import settings_of
-from photoswap.commands.subjects import check_masked, check_words, find_masks, make_turns, seen
+from photoswap.commands.subjects import check_masked, check_words, find_masks, make_rounds, seen
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -95,10 +97,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=types.words,
         action="append",
         metavar="WORDS",
-        help="what takes its place (default: the concept's subject; a LoRA of other tools has none)",
+        help="what takes its place (default: the concept's subject; a LoRA of other tools has none); repeated for "
+        "several results",
     )
     parser.add_argument(
-        "--target-prompt", type=types.words, metavar="PROMPT", help="(default: --prompt, with --target for --subject)"
+        "--target-prompt",
+        type=types.words,
+        action="append",
+        metavar="PROMPT",
+        help="(default: --prompt, with --target for --subject); repeated for several results",
     )
     parser.add_argument(
         "--mask",
@@ -205,19 +212,19 @@ def run(arguments: argparse.Namespace) -> None:
     concepts = read_concepts(arguments.concept)
     # one subject takes all of them together; several take one each
     taken = [concepts] if len(arguments.subject) == 1 else [[one] for one in concepts]
-    every = make_turns(arguments, inversion, [[concept for concept, _ in several] for several in taken])
+    every = make_rounds(arguments, inversion, [[concept for concept, _ in several] for several in taken])
     clock = {"load": 0.0, "invert": 0.0}
     with timed(clock, "load"):
         model = load_model(arguments, concepts=taken[0] if taken else ())
-    check_words(model, every)
+    check_words(model, [turn for turns in every for turn in turns])
     method = make_method(arguments, inversion, guidance_for(model, arguments.guidance))
     if picture is None:
         with timed(clock, "invert"):
-            inversion = inversion or invert_source(model, None, every[0].source, method, arguments)
+            inversion = inversion or invert_source(model, None, every[0][0].source, method, arguments)
         picture = seen(model, inversion)
-    masks, boxes = find_masks(arguments, model, picture, every, given_masks)
+    masks, boxes = find_masks(arguments, model, picture, [turns[0] for turns in every], given_masks)
     done: list[Swapped] = []
-    for i, turn in enumerate(every):
+    for i, turns in enumerate(every):
         if i and concepts:
             del model  # so that there is room for the next
             with timed(clock, "load"):
@@ -225,12 +232,15 @@ def run(arguments: argparse.Namespace) -> None:
         before = done[-1].picture if done else picture
         with timed(clock, "invert"):
             ready = None if i else inversion
-            ready = ready or invert_source(model, before.crop(boxes[i]), turn.source, method, arguments)
+            ready = ready or invert_source(model, before.crop(boxes[i]), turns[0].source, method, arguments)
         with timed(clock, "invert"):
             reference = invert_reference(arguments, model, ready, shown, shown_mask)
-        done.append(swap_one(arguments, model, ready, turn, method, before, masks[i], boxes[i], reference))
+        found = swap_round(arguments, model, ready, turns, method, before, masks[i], boxes[i], reference)
+        for stage, spent in found[0].result.timings.items():
+            clock[stage] = clock.get(stage, 0.0) + spent
+        done += found
     seed = seed_for(arguments.seed) if method.draws else done[0].inversion.seed
-    write_results(arguments, done, clock, seed)
+    write_results(arguments, done, len(every[0]) > 1, clock, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,38 +253,40 @@ class Swapped:
     picture: "Image.Image"
 
 
-def swap_one(
+def swap_round(
     arguments: argparse.Namespace,
     model: "StableDiffusion",
     inversion: "Inversion",
-    turn: "Turn",
+    turns: "Sequence[Turn]",
     method: "Method",
     picture: "Image.Image",
     mask: "Image.Image | None",
     box: "Box",
     reference: "Reference | None",
-) -> Swapped:
-    """Swap one subject in a box of the picture. mask: of the picture's size."""
+) -> list[Swapped]:
+    """Swap one subject in a box of the picture, for each of its targets. mask: of the picture's size."""
     from photoswap.crop import put_back
-    from photoswap.pipeline import swap
+    from photoswap.pipeline import SwapRequest, swap_all
 
-    result = swap(
-        model,
-        inversion,
-        turn.target,
-        method,
-        source_prompt=turn.source,
-        source_word=turn.source_word,
-        target_word=turn.target_word,
-        mask=mask and mask.crop(box),
-        adain=arguments.adain,
-        reference=reference,
-        size=arguments.size,
-        seed=seed_for(arguments.seed),
-        progress=not arguments.quiet,
-    )
-    complete = put_back(result.result, picture, box) if arguments.crop else result.result
-    return Swapped(inversion, result, box, complete)
+    inside = mask and mask.crop(box)
+    requests = [
+        SwapRequest(
+            inversion,
+            turn.target,
+            method,
+            source_prompt=turn.source,
+            source_word=turn.source_word,
+            target_word=turn.target_word,
+            mask=inside,
+            adain=arguments.adain,
+            reference=reference,
+            seed=seed_for(arguments.seed),
+        )
+        for turn in turns
+    ]
+    results = swap_all(model, requests, size=arguments.size, progress=not arguments.quiet)
+    complete = [put_back(one.result, picture, box) if arguments.crop else one.result for one in results]
+    return [Swapped(inversion, result, box, final) for result, final in zip(results, complete, strict=True)]
 
 
 def invert_reference(
@@ -305,14 +317,17 @@ def check(arguments: argparse.Namespace) -> None:
         refuse(arguments, "with --A 0, which swaps no A", "align")
     if arguments.fractions is not None:
         refuse(arguments, "beside --fractions, which says the same", "phi", "M", "A")
-    for name in ("target", "concept", "mask"):
+    alone = len(arguments.subject) == 1
+    for name in ("mask",) if alone else ("target", "concept", "mask"):  # one takes any number of targets and concepts
         given = len(getattr(arguments, name) or ())
-        together = name == "concept" and len(arguments.subject) == 1
-        if given not in (0, len(arguments.subject)) and not together:
+        if given not in (0, len(arguments.subject)):
             raise ValueError(
                 f"there are {len(arguments.subject)} --subject and {given} --{name}; want as many, or none"
             )
-    if len(arguments.subject) > 1:
+    words, prompts = len(arguments.target or ()), len(arguments.target_prompt or ())
+    if alone and prompts and words > 1 and words != prompts:
+        raise ValueError(f"there are {words} --target and {prompts} --target-prompt; want as many, or one --target")
+    if not alone:
         refuse(arguments, "for several subjects, whose prompts follow from their words", "target_prompt")
         refuse(arguments, "for several subjects, each found by its own word", "mask_word")
     if arguments.mask:
@@ -330,7 +345,13 @@ def check(arguments: argparse.Namespace) -> None:
         *(file.path for file in arguments.concept),
     ]
     read += [arguments.reference, arguments.reference_mask]
-    check_free([arguments.out / name for name in (RESULT, GRID, RECORD)], read, arguments.overwrite)
+    names = [*result_names(max(words, prompts, 1) if alone else 1), GRID, RECORD]
+    check_free([arguments.out / name for name in names], read, arguments.overwrite)
+
+
+def result_names(count: int) -> list[str]:
+    """What the results are called: result.png where it is one, else numbered."""
+    return [RESULT] if count == 1 else [f"result-{i}.png" for i in range(1, count + 1)]
 
 
 def make_method(arguments: argparse.Namespace, inversion: "Inversion | None", guidance_scale: float) -> "Method":
@@ -399,31 +420,36 @@ def invert_source(
 
 
 def write_results(
-    arguments: argparse.Namespace, done: "Sequence[Swapped]", clock: dict[str, float], seed: int | None
+    arguments: argparse.Namespace,
+    done: "Sequence[Swapped]",
+    several: bool,
+    clock: dict[str, float],
+    seed: int | None,
 ) -> None:
-    """Put the three files into --out, and say so."""
-    record = make_record(arguments, done, clock, seed)
-    files: dict[str, Any] = {
-        RESULT: done[-1].picture,
-        GRID: make_grid(done),
-        RECORD: json.dumps(record, indent=2) + "\n",
-    }
+    """Put the files into --out, and say so. several: whether each swap is a result, not a step to the last."""
+    results = done if several else done[-1:]
+    files: dict[str, Any] = dict(zip(result_names(len(results)), (one.picture for one in results), strict=True))
+    files[GRID] = make_grid(done, several)
+    files[RECORD] = json.dumps(make_record(arguments, done, clock, seed), indent=2) + "\n"
     write_together({arguments.out / name: content for name, content in files.items()})
     for name in files:
         say(arguments.out / name)
 
 
-def make_grid(done: "Sequence[Swapped]") -> "Image.Image":
-    """Source, reconstruction and swap side by side, at the size worked on; a row for each swap."""
+def make_grid(done: "Sequence[Swapped]", several: bool) -> "Image.Image":
+    """Source, reconstruction and swap at the size worked on: a row for each swap, or one for several of one source."""
     from models.images import grid
     from photoswap.sizes import take
 
-    pictures = []
+    rows: list[list[Image.Image]] = []
     for one in done:
         side = one.result.target.size
         source = take(one.inversion.source, side) if one.inversion.source else one.result.reconstruction
-        pictures += [source, one.result.reconstruction, take(one.result.result, side)]
-    return grid(pictures, ["source", "reconstruction", "swap"] * len(done), columns=3)
+        rows.append([source, one.result.reconstruction, take(one.result.result, side)])
+    if not several:
+        return grid([each for row in rows for each in row], ["source", "reconstruction", "swap"] * len(rows), columns=3)
+    numbered = [f"swap {i}" for i in range(1, len(rows) + 1)]
+    return grid([*rows[0][:2], *(row[2] for row in rows)], ["source", "reconstruction", *numbered])
 
 
 def make_record(
@@ -431,23 +457,19 @@ def make_record(
 ) -> dict[str, Any]:
     """Every setting, timing and seed (of noise that was drawn): enough to repeat the swap.
 
-    Settings are of the first swap; where there are several, "swaps" has those of each.
+    Settings are of the first swap; where there are several, "swaps" has those of each, in order.
     """
     import torch
 
     flags = {name: _plain(value) for name, value in vars(arguments).items() if name not in ("run", "command")}
     settings = [{**one.result.settings, "box": list(one.box) if arguments.crop else None} for one in done]
-    seconds = dict(clock)
-    for one in done:
-        for stage, spent in one.result.timings.items():
-            seconds[stage] = seconds.get(stage, 0.0) + spent
     return {
         "command": arguments.command,
         "arguments": flags,
         "seed": seed,
         "settings": {"preset": arguments.preset or "paper", **settings[0]},
         **({"swaps": settings} if len(done) > 1 else {}),
-        "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
+        "seconds": {stage: round(spent, 3) for stage, spent in clock.items()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "platform": sys.platform},
     }
 
