@@ -237,13 +237,13 @@ def test_pictures_that_lack_what_a_method_wants_are_refused(method, spoil, sente
         ran(method, pictures=spoil(pictures_of(method)))
 
 
-def test_noise_wants_a_generator_and_a_moved_source_one_target():
+def test_noise_wants_a_generator_and_a_moved_source_is_one_target_s():
     method = InversionFree(steps=2)
     pictures = pictures_of(method)
     with pytest.raises(ValueError, match="give the run a generator"):
         next(side_by_side(unet_of(), Schedule(), pictures, method))
     two = dict.fromkeys(("a", "b"), pictures["target"]) | {"source": pictures["source"]}
-    with pytest.raises(ValueError, match="takes one target a run"):
+    with pytest.raises(ValueError, match="wants a source for each target"):
         next(side_by_side(unet_of(), Schedule(), two, {"a": method, "b": method}))
 
 
