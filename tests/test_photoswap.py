@@ -10,7 +10,7 @@ from models import UNet, UNetConfig
 from models.hooks import Site
 from photoswap.__main__ import build_parser
 from photoswap.blend import Blend
-from photoswap.commands.swap import make_method
+from photoswap.commands.swap_flags import make_method
 from photoswap.injections import COND, Injection
 from photoswap.methods import Photoswap, PromptToPrompt, official
 
