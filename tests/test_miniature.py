@@ -250,7 +250,7 @@ def test_every_picture_is_encoded_with_its_mirror_image(device):
 def drawn_folder(tiny, tmp_path, device):
     """Two chunks, and an autoencoder."""
     for number in (0, 1):
-        draw_chunk(("small", 0, SHARES, number, tmp_path))
+        draw_chunk(("small", 0, SHARES, False, number, tmp_path))
     torch.save(tiny_vae(device).state_dict(), tmp_path / "autoencoder.pt")
     return tmp_path
 
@@ -282,7 +282,7 @@ def test_latents_are_encoded_once_and_drawn_with_their_captions(drawn_folder, de
 
 def test_latents_of_folders_add_up_and_each_is_encoded_once(drawn_folder, device, monkeypatch):
     other = drawn_folder / "other"
-    draw_chunk(("small", 1, (0.0, 1.0, 0.0), 0, other))
+    draw_chunk(("small", 1, (0.0, 1.0, 0.0), False, 0, other))
     out, weights = drawn_folder / "out", drawn_folder / "autoencoder.pt"
     first = EncodedPictures(out, [drawn_folder], weights, str(device))
     counts = []
@@ -298,7 +298,7 @@ def test_latents_of_folders_add_up_and_each_is_encoded_once(drawn_folder, device
 
 def test_a_mirrored_pair_is_named_from_the_other_side(drawn_folder, device, monkeypatch):
     other = drawn_folder / "other"
-    draw_chunk(("small", 1, (0.0, 1.0, 0.0), 0, other))
+    draw_chunk(("small", 1, (0.0, 1.0, 0.0), False, 0, other))
     latents = EncodedPictures(drawn_folder, [other], drawn_folder / "autoencoder.pt", str(device))
     monkeypatch.setattr(diffusion, "FORGET", 0.0)
     monkeypatch.setattr(diffusion, "EMPTY", 0.0)

@@ -91,7 +91,7 @@ def test_a_scene_written_before_there_were_pairs_is_read():
 
 def test_a_chunk_is_drawn_and_loaded(small, tmp_path):
     for number in (1, 0):
-        draw_chunk(("small", 7, (0.0, 0.5, 0.5), number, tmp_path))
+        draw_chunk(("small", 7, (0.0, 0.5, 0.5), False, number, tmp_path))
     chunks, scenes = load_chunks(tmp_path)
     masks = load_masks(tmp_path)
     assert scenes == [mixed_scene_at(SMALL, 7, i, (0.0, 0.5, 0.5)) for i in range(6)]
@@ -107,7 +107,7 @@ def test_a_chunk_is_drawn_and_loaded(small, tmp_path):
 
 def test_folders_add_up(small, tmp_path):
     for seed in (7, 8):
-        draw_chunk(("small", seed, SHARES, 0, tmp_path / str(seed)))
+        draw_chunk(("small", seed, SHARES, False, 0, tmp_path / str(seed)))
     chunks, scenes = load_chunks([tmp_path / "8", tmp_path / "7"])
     assert scenes == [mixed_scene_at(SMALL, seed, i) for seed in (8, 7) for i in range(3)]
     assert len(chunks) == len(load_masks([tmp_path / "8", tmp_path / "7"])) == 2
@@ -123,11 +123,11 @@ def test_an_interrupted_run_goes_on(small, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return render(scene, side)
 
-    draw_chunk(("small", 0, SHARES, 0, tmp_path))
+    draw_chunk(("small", 0, SHARES, False, 0, tmp_path))
     monkeypatch.setattr(data, "render", until_stopped)
-    draw_chunk(("small", 0, SHARES, 1, tmp_path))
+    draw_chunk(("small", 0, SHARES, False, 1, tmp_path))
     with pytest.raises(KeyboardInterrupt):
-        draw_chunk(("small", 0, SHARES, 2, tmp_path))
+        draw_chunk(("small", 0, SHARES, False, 2, tmp_path))
     assert len(load_chunks(tmp_path)[1]) == 6
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("0000[01].*")}
 
@@ -151,7 +151,7 @@ def test_a_chunk_is_there_when_all_its_files_are(small, tmp_path, monkeypatch, n
     atomic = data.atomic
     monkeypatch.setattr(data, "atomic", full)
     with pytest.raises(OSError, match="No space"):
-        draw_chunk(("small", 0, SHARES, 0, tmp_path))
+        draw_chunk(("small", 0, SHARES, False, 0, tmp_path))
     assert not [path for path in tmp_path.iterdir() if path.name == "00000.npy" or path.name.startswith(".")]
     with pytest.raises(ValueError, match="holds no drawn chunks"):
         load_chunks(tmp_path)
@@ -176,6 +176,18 @@ def test_streams_kept_for_judging_are_never_trained_on(tmp_path, name):
     with pytest.raises(ValueError, match=f"{name!r}, which is not for training"):
         claim(tmp_path, "small", STREAMS[name])
     assert len(set(STREAMS.values())) == len(STREAMS)
+
+
+def test_looks_kept_out_of_training_are_for_the_recogniser_alone(small, tmp_path, monkeypatch):
+    call(monkeypatch, "--out", tmp_path / "unseen", "--count", 3, "--unseen")
+    call(monkeypatch, "--out", tmp_path / "seen", "--count", 3)
+    folders = [tmp_path / "seen", tmp_path / "unseen"]
+    with pytest.raises(ValueError, match="unseen holds looks kept out of training"):
+        load_chunks(folders)
+    _, scenes = load_chunks(folders, unseen=True)
+    assert [SMALL.unseen(scene.look) for scene in scenes] == [False] * 3 + [True] * 3
+    with pytest.raises(ValueError, match="choose another --out"):
+        claim(tmp_path / "unseen", "small", 0)
 
 
 def test_shares_that_do_not_add_up_are_refused(tmp_path, monkeypatch, capsys):

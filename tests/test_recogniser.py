@@ -11,7 +11,7 @@ from tiny import assert_gradients_reach_everything, assert_rows_are_independent,
 from models.images import to_tensor
 from train.miniature.data import mixed_scene_at
 from train.recogniser import ATTRIBUTES, JOINTS, Recogniser, load_recogniser, prepare, recognise_subjects
-from train.recogniser.learn import IGNORED, Questions, accuracy, answers, blurred, recognition_loss
+from train.recogniser.learn import IGNORED, JOINT_WEIGHT, Questions, accuracy, answers, blurred, recognition_loss
 from train.recogniser.network import SQUARE_SIDE, TILT, square_of
 from train.world import SMALL, Look, Pose, Scene, Subject, render
 
@@ -85,7 +85,7 @@ def test_a_question_nobody_asks_costs_nothing(recogniser, device):
     labels = torch.full((2, len(ATTRIBUTES)), IGNORED, device=device)
     with torch.no_grad():
         alone = recognition_loss(recogniser, squares, labels, joints)
-        assert alone == pytest.approx(recogniser(squares)["joints"].square().mean().item(), rel=1e-5)
+        assert alone == pytest.approx(JOINT_WEIGHT * recogniser(squares)["joints"].square().mean().item(), rel=1e-5)
         labels[:, 0] = 1
         assert recognition_loss(recogniser, squares, labels, joints) > alone
 

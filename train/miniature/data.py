@@ -25,6 +25,7 @@ SCENE_KINDS = ("single", "pair", "hidden")
 Shares = tuple[float, ...]
 SHARES: Shares = (0.65, 0.2, 0.15)
 CHUNK_SIZE = 1000
+NOTE = "stream.json"  # in each folder: which stream its chunks are of
 SIZE = 128
 STREAMS = {
     "training": 0,
@@ -71,10 +72,15 @@ def from_json(line: str) -> Scene:
     return Scene(look, pose, others=others, front=Front(**front) if front else None, **values)
 
 
-def draw_chunk(task: tuple[str, int, Shares, int, Path]) -> None:
-    """Draw one chunk of (world name, seed, shares, chunk number, folder) and move it into place when it is finished."""
-    name, seed, shares, number, folder = task
-    scenes = [mixed_scene_at(WORLDS[name], seed, number * CHUNK_SIZE + i, shares) for i in range(CHUNK_SIZE)]
+def draw_chunk(task: tuple[str, int, Shares, bool, int, Path]) -> None:
+    """Draw one chunk and move it into place when it is finished.
+
+    task: the world's name, the seed, the shares, whether looks are those kept out of training, the chunk's number, and
+    the folder.
+    """
+    name, seed, shares, unseen, number, folder = task
+    first = number * CHUNK_SIZE
+    scenes = [mixed_scene_at(WORLDS[name], seed, first + i, shares, unseen) for i in range(CHUNK_SIZE)]
     drawn = [render(scene, SIZE) for scene in scenes]
     subjects = [np.any([np.asarray(mask) > 127 for mask in rendering.masks], axis=0) for rendering in drawn]
     stem = folder / f"{number:05d}"
@@ -86,16 +92,17 @@ def draw_chunk(task: tuple[str, int, Shares, int, Path]) -> None:
         np.save(place, np.stack([np.asarray(rendering.image) for rendering in drawn]))
 
 
-def claim(folder: Path, world: str, seed: int, shares: Shares = SHARES) -> None:
+def claim(folder: Path, world: str, seed: int, shares: Shares = SHARES, unseen: bool = False) -> None:
     """Make the folder this stream's own.
 
-    Raises ValueError when it holds chunks of another world, seed or mixture, and when the seed is one that is kept for
-    judging.
+    Raises ValueError when it holds chunks of another world, seed, mixture or kind of looks, and when the seed is one
+    that is kept for judging.
     """
     kept = {number: name for name, number in STREAMS.items() if name != "training"}
     if seed in kept:
         raise ValueError(f"seed {seed} is the stream called {kept[seed]!r}, which is not for training; take another")
-    note, wanted = folder / "stream.json", {"world": world, "seed": seed, "shares": list(shares)}
+    note = folder / NOTE
+    wanted = {"world": world, "seed": seed, "shares": list(shares), "unseen": unseen}
     folder.mkdir(parents=True, exist_ok=True)
     if not note.exists():
         note.write_text(json.dumps(wanted))
@@ -103,12 +110,16 @@ def claim(folder: Path, world: str, seed: int, shares: Shares = SHARES) -> None:
         raise ValueError(f"{folder} holds {there}, not {wanted}: choose another --out")
 
 
-def load_chunks(folders: Path | Sequence[Path]) -> tuple[list[NDArray[np.uint8]], list[Scene]]:
+def load_chunks(folders: Path | Sequence[Path], unseen: bool = False) -> tuple[list[NDArray[np.uint8]], list[Scene]]:
     """Every finished chunk of one or more folders: memory-mapped pictures (1000 128 128 3), and all scenes in order.
 
-    Raises ValueError naming a folder that holds none.
+    unseen: whether folders of looks kept out of training may be among them. Raises ValueError naming a folder that
+    holds no chunks, or looks that it should not.
     """
     files = _finished(folders)
+    for folder in {path.parent for path in files} if not unseen else ():
+        if (folder / NOTE).exists() and json.loads((folder / NOTE).read_text()).get("unseen"):
+            raise ValueError(f"{folder} holds looks kept out of training; only the recogniser may learn from them")
     scenes = [from_json(line) for path in files for line in path.with_suffix(".jsonl").read_text().splitlines()]
     return [np.load(path, mmap_mode="r") for path in files], scenes
 
@@ -138,17 +149,19 @@ def main() -> None:
     parser.add_argument(
         "--shares", type=float, nargs=3, default=SHARES, metavar=SCENE_KINDS, help="of the pictures, adding up to 1"
     )
+    parser.add_argument("--unseen", action="store_true", help="draw the looks kept out of training: for the recogniser")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
     shares = tuple(args.shares)
     try:
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
             raise ValueError(f"the shares are {shares}; give three that add up to 1")
-        claim(args.out, args.world, args.seed, shares)
+        claim(args.out, args.world, args.seed, shares, args.unseen)
     except ValueError as error:
         parser.error(str(error))
     chunks = range(-(-args.count // CHUNK_SIZE))
-    missing = [(args.world, args.seed, shares, i, args.out) for i in chunks if not (args.out / f"{i:05d}.npy").exists()]
+    here = args.world, args.seed, shares, args.unseen
+    missing = [(*here, i, args.out) for i in chunks if not (args.out / f"{i:05d}.npy").exists()]
     with Pool(args.workers) as pool:
         for _ in tqdm(pool.imap_unordered(draw_chunk, missing), total=len(missing), unit="chunk"):
             pass

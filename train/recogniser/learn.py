@@ -1,8 +1,10 @@
-"""Train the recogniser: python -m train.recogniser.learn --data runs/data runs/data-pairs --minutes 20
+"""Train the recogniser: python -m train.recogniser.learn --data runs/data runs/data-pairs runs/data-unseen
 
 It sees squares around subjects, larger and smaller, sharp and blurred, so that what an autoencoder does to a picture
-does not confuse it. What a picture cannot show is not asked: the second colour of a plain coat, the colour of a hat
-that nobody wears. Afterwards its accuracy on scenes never trained on is printed, and the weights are written.
+does not confuse it. It is shown the looks that the generator never sees too: kept from them, it learns that they do not
+occur, and calls the second colour of a checkered coat the first. What a picture cannot show is not asked: the second
+colour of a plain coat, the colour of a hat that nobody wears. Afterwards its accuracy on scenes never trained on is
+printed, and the weights are written.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from train.recogniser.network import ATTRIBUTES, JOINTS, RECOGNISER_FILE, TILT, 
 from train.world import Scene, Subject, render
 from weights.atomic import atomic
 
+JOINT_WEIGHT = 3.0
 IGNORED = -100  # cross entropy's mark for a question that is not asked
 ONE_OF_EACH = {kind: tuple(float(kind == other) for other in SCENE_KINDS) for kind in SCENE_KINDS}
 
@@ -96,7 +99,7 @@ def blurred(squares: Tensor, rng: np.random.Generator) -> Tensor:
 def recognition_loss(model: Recogniser, squares: Tensor, labels: Tensor, joints: Tensor) -> Tensor:
     """Cross entropies of all attributes, each over those who are asked, and the squared error of the joints."""
     scores = model(squares)
-    loss = F.mse_loss(scores["joints"], joints)
+    loss = JOINT_WEIGHT * F.mse_loss(scores["joints"], joints)
     for i, name in enumerate(ATTRIBUTES):
         wrong = F.cross_entropy(scores[name], labels[:, i], ignore_index=IGNORED, reduction="sum")
         loss = loss + wrong / (labels[:, i] != IGNORED).sum().clamp(min=1)
@@ -161,7 +164,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model = Recogniser().to(args.device).to(memory_format=torch.channels_last)
     trainer = Trainer(model, ("blocks.0.down", "heads", "joints"), args.lr, Budget(args.steps, args.minutes), args.out)
-    questions = Questions(*load_chunks(args.data))
+    questions = Questions(*load_chunks(args.data, unseen=True))
     rng = np.random.default_rng([args.seed, trainer.workers.rank, trainer.budget.step])
     for step, share in trainer.progress():
         loss = recognition_loss(model, *questions.batch(args.batch, rng, args.device))
