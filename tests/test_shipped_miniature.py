@@ -63,17 +63,20 @@ def test_samples_have_the_colour_that_the_prompt_names(miniature, colour):
     assert max(match, key=match.__getitem__) == colour
 
 
-def test_inversions_at_full_guidance(miniature, task):
-    """Direct returns to what the autoencoder makes of the source, null-text to within 1 dB of it, DDIM far off."""
-    picture, decibel = task.source.image, {}
-    best = encoded_and_decoded(miniature, picture)
-    for method in ("ddim", "null-text", "direct"):
-        inversion = invert_image(miniature, picture, task.prompt, method, guidance_scale=7.5)
-        again = reconstruct(miniature, inversion, 7.5)
-        decibel[method] = psnr(again, picture)
-    assert again.tobytes() == best.tobytes()
-    assert decibel["null-text"] > psnr(best, picture) - 1
-    assert decibel["null-text"] > decibel["ddim"] + 5
+@pytest.mark.parametrize(
+    "method", ["direct", "ddim", "negative-prompt", pytest.param("null-text", marks=pytest.mark.slow)]
+)
+def test_inversions_at_full_guidance(miniature, task, method):
+    """Direct returns to what the autoencoder makes of the source, two others to within 1 dB of it, DDIM far off."""
+    picture, best = task.source.image, encoded_and_decoded(miniature, task.source.image)
+    inversion = invert_image(miniature, picture, task.prompt, method, guidance_scale=7.5)
+    again = reconstruct(miniature, inversion, 7.5)
+    if method == "direct":
+        assert again.tobytes() == best.tobytes()
+    elif method == "ddim":
+        assert psnr(again, picture) < psnr(best, picture) - 6
+    else:
+        assert psnr(again, picture) > psnr(best, picture) - 1
 
 
 def test_the_swap_keeps_the_background_and_brings_the_look(miniature, task):
