@@ -25,7 +25,7 @@ SCENE_KINDS = ("single", "pair", "hidden")
 Shares = tuple[float, ...]
 SHARES: Shares = (0.65, 0.2, 0.15)
 CHUNK_SIZE = 1000
-NOTE = "stream.json"  # in each folder: which stream its chunks are of
+STREAM_NOTE = "stream.json"  # in each folder: which stream its chunks are of
 SIZE = 128
 STREAMS = {
     "training": 0,
@@ -101,7 +101,7 @@ def claim(folder: Path, world: str, seed: int, shares: Shares = SHARES, unseen: 
     kept = {number: name for name, number in STREAMS.items() if name != "training"}
     if seed in kept:
         raise ValueError(f"seed {seed} is the stream called {kept[seed]!r}, which is not for training; take another")
-    note = folder / NOTE
+    note = folder / STREAM_NOTE
     wanted = {"world": world, "seed": seed, "shares": list(shares), "unseen": unseen}
     folder.mkdir(parents=True, exist_ok=True)
     if not note.exists():
@@ -118,7 +118,7 @@ def load_chunks(folders: Path | Sequence[Path], unseen: bool = False) -> tuple[l
     """
     files = _finished(folders)
     for folder in {path.parent for path in files} if not unseen else ():
-        if (folder / NOTE).exists() and json.loads((folder / NOTE).read_text()).get("unseen"):
+        if (folder / STREAM_NOTE).exists() and json.loads((folder / STREAM_NOTE).read_text()).get("unseen"):
             raise ValueError(f"{folder} holds looks kept out of training; only the recogniser may learn from them")
     scenes = [from_json(line) for path in files for line in path.with_suffix(".jsonl").read_text().splitlines()]
     return [np.load(path, mmap_mode="r") for path in files], scenes
