@@ -96,13 +96,58 @@ def test_a_stopped_neighbour_s_is_not_touched(tmp_path):
     assert hidden(tmp_path) == []
 
 
-def test_a_folder_about_to_be_locked_stays_and_an_old_one_goes(tmp_path):
-    fresh, old = tmp_path / f".a.1{HIDDEN}", tmp_path / f".a.2{HIDDEN}"
-    for home in (fresh, old):
+def test_an_empty_folder_goes_at_once_and_a_strange_one_when_it_is_old(tmp_path):
+    """Empty is how a process killed between making and locking leaves it; its maker, if it lives, makes another."""
+    empty, fresh, old = (tmp_path / f".a.{i}{HIDDEN}" for i in range(3))
+    for home in (empty, fresh, old):
         home.mkdir()
+    for home in (fresh, old):
+        (home / "partial").touch()
     os.utime(old, (time.time() - 1000,) * 2)
     clear(tmp_path)
     assert hidden(tmp_path) == [fresh]
+
+
+REMOVER = """
+import os, signal, sys, types
+from pathlib import Path
+weights = types.ModuleType("weights")  # without what the package imports, torch above all
+weights.__path__ = [sys.argv[4]]
+sys.modules["weights"] = weights
+from weights.atomic import clear, new_folder
+how, path, last = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+
+def watch(event, arguments, calls=[]):
+    if event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "open"):
+        calls.append(event)
+        if len(calls) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(watch)
+try:
+    with new_folder(path) as place:
+        (place / "inside").write_bytes(b"complete")
+        if how == "failed":
+            raise RuntimeError
+except RuntimeError:
+    print("failed")
+"""
+
+
+@pytest.mark.parametrize("how", ["finished", "failed"])
+def test_wherever_it_is_killed_the_next_writer_clears_everything_at_once(how, tmp_path):
+    """Before each of its calls of the system in turn, also those that remove the hidden folder."""
+    for last in range(1, 100):
+        folder = tmp_path / str(last)
+        folder.mkdir()
+        command = [sys.executable, "-S", "-c", REMOVER, how, str(folder / "a"), str(last), ROOM]
+        ended = subprocess.run(command, capture_output=True, env={"PYTHONPATH": os.pathsep.join(sys.path)}).returncode
+        clear(folder)
+        assert [p.name for p in folder.iterdir()] in ([], ["a"])
+        if not ended:
+            break
+        assert ended == -signal.SIGKILL
+    assert 8 < last < 99 and (folder / "a").exists() == (how == "finished")
 
 
 def test_what_is_not_ours_stays(tmp_path):

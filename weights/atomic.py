@@ -1,7 +1,8 @@
 """Files and folders that are either complete or not there: made in a hidden folder beside their place, then renamed.
 
-The hidden folder holds a lock for as long as its process lives. Whoever writes beside it later, and finds the lock
-free, removes what a killed process left there; what a running one is writing stays.
+The hidden folder holds a lock for as long as there is something in it and its process lives. Whoever writes beside it
+later, and finds the lock free, removes what a killed process left there; what a running one is writing stays. At any
+moment a kill leaves the folder with its lock, or empty, and an empty one is always free to go.
 """
 
 import os
@@ -19,7 +20,7 @@ from weights.lock import Held, locked
 
 HIDDEN = ".photoswap"  # how the hidden folders end
 LOCK = "lock"
-STILL_MADE = 60.0  # seconds for which a folder without a lock may be about to get one
+STRANGE = 60.0  # seconds for which a folder with something in it but no lock, which we never leave, is not touched
 
 
 @contextmanager
@@ -91,12 +92,28 @@ def _workplace(path: Path) -> Iterator[Path]:
 def _locked_folder(path: Path, stack: ExitStack) -> Path:
     while True:
         home = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=HIDDEN))
-        stack.callback(shutil.rmtree, home, ignore_errors=True)
+        stack.callback(_remove_empty, home)
         try:
             stack.enter_context(locked(home / LOCK, without="go on"))
-            return home
         except (Held, FileNotFoundError):  # another process took it for left behind, before the lock was on
             continue
+        stack.callback(_empty, home)
+        return home
+
+
+def _empty(home: Path) -> None:
+    """Remove all but the lock, which its holder removes next."""
+    for inside in home.iterdir():
+        if inside.is_dir() and not inside.is_symlink():
+            shutil.rmtree(inside, ignore_errors=True)
+        elif inside.name != LOCK:
+            with suppress(OSError):
+                inside.unlink()
+
+
+def _remove_empty(home: Path) -> None:
+    with suppress(OSError):
+        home.rmdir()
 
 
 def clear(folder: Path) -> None:
@@ -107,9 +124,10 @@ def clear(folder: Path) -> None:
                 continue
             if (home / LOCK).exists():
                 with locked(home / LOCK, without="raise"):
-                    shutil.rmtree(home, ignore_errors=True)
-            elif time.time() - home.stat().st_mtime > STILL_MADE:
+                    _empty(home)
+            elif time.time() - home.stat().st_mtime > STRANGE:
                 shutil.rmtree(home, ignore_errors=True)
+            _remove_empty(home)  # also one about to be locked: its maker makes another
 
 
 def check_space(folder: Path, size: int) -> None:
