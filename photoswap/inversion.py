@@ -17,7 +17,7 @@ from models.stable_diffusion import StableDiffusion
 from samplers import Eps, Step, guided_eps, last, walk
 from weights import fingerprint
 
-from .inversions import INVERSIONS, Request
+from .inversions import INVERSIONS, OnStep, Request
 from .inversions.file import GUIDED, Inversion, InversionName, normal_guidance, scale_at
 from .sizes import check_size, take, working_size
 
@@ -32,19 +32,21 @@ def invert_image(
     guidance_scale: float | tuple[float, ...] = 7.5,
     size: tuple[int, int] | None = None,
     progress: bool = False,
+    on_step: OnStep | None = None,
 ) -> Inversion:
     """Invert a real picture, or the file of one.
 
     prompt: says what is in it. method: one of INVERSIONS. guidance_scale: of the swap to come, one number or one for
     each step; null-text, edict and belm ask. size: (width, height) to work on, None for one near the model's native
-    area. progress: whether to show bars. Raises ValueError for a picture too small, a size the model cannot work on, an
-    unknown method, and null-text in half precision.
+    area. progress: whether to show bars. on_step: told of each step its name, its number, and of how many; what it
+    raises ends the inversion. Raises ValueError for a picture too small, a size the model cannot work on, an unknown
+    method, and null-text in half precision.
     """
     if method not in INVERSIONS:
         raise ValueError(f"method is {method!r}; want one of {', '.join(INVERSIONS)}")
     image, clean = _encoded(model, image, size)
     guidance_scale = normal_guidance(guidance_scale, steps)
-    found = INVERSIONS[method](Request(model, clean, prompt, steps, guidance_scale, progress))
+    found = INVERSIONS[method](Request(model, clean, prompt, steps, guidance_scale, progress, on_step))
     scale = guidance_scale if method in GUIDED else 1.0
     return Inversion(found.trajectory, prompt, method, scale, fingerprint(model), image, found.null_contexts)
 

@@ -6,7 +6,7 @@ decoder, and the source's own resolution.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from .method import Follower, Method
 from .methods import Photoswap, name_of
 from .origins import Renamed
 from .pictures import Picture
-from .side_by_side import side_by_side
+from .side_by_side import Moment, side_by_side
 from .sizes import place, touched_cells
 from .tokens import subject_tokens
 
@@ -123,12 +123,14 @@ def swap_all(
     *,
     size: tuple[int, int] | None = None,
     progress: bool = False,
+    on_moment: Callable[[Moment], None] | None = None,
 ) -> list[SwapResult]:
     """Several swaps in one run: of one source into many targets, or of many sources of one size.
 
     Requests of the same inversion, told the same, share their source's rows, whose cost is then that of one; each
     result is that of its request alone but for rounding (1e-10 in float64). All take as many steps, from the same first
-    one. size, progress: as in `swap`, which says what else there is to a request, and what is refused.
+    one. size, progress: as in `swap`, which says what else there is to a request, and what is refused. on_moment: told
+    what stands after each step, for previews; what it raises ends the run.
     """
     if not requests:
         raise ValueError("no swaps are asked for: give at least one request")
@@ -145,6 +147,8 @@ def swap_all(
     row_calls = sum(one.method.rows_before for one in asked)
     for moment in tqdm(moments, "swap", asked[0].method.steps - asked[0].method.first, disable=not progress):
         row_calls += len(moment.rows)
+        if on_moment:
+            on_moment(moment)
     clock.lap("denoise")
     # each row by itself: a batch of two may round differently, and the source must decode to what the VAE makes of it
     seen = {name: decoded(model, moment.latents[name]) for name in pictures if not name.startswith(REFERENCE)}

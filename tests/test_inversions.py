@@ -175,3 +175,21 @@ def test_the_inversion_of_a_picture_is_at_the_guidance_it_was_made_for(model, tm
     with safe_open(tmp_path / "a", "pt") as file:
         (text,) = file.metadata().values()
     assert json.loads(text)["version"] == 3  # readers of the second know fewer ways and say that they are too old
+
+
+@pytest.mark.parametrize("method", INVERSIONS)
+def test_whoever_asks_is_told_of_each_step_and_may_end_it(method, model):
+    """And weights that null-text froze learn again afterwards."""
+    told = []
+    invert_image(model, picture(), SOURCE, method, 2, 3.0, SIZE, on_step=lambda *step: told.append(step))
+    walked = [("inversion", 1, 2), ("inversion", 2, 2)]
+    assert told == walked + [("null-text", 1, 2), ("null-text", 2, 2)] * (method == "null-text")
+
+    def end(name, done, steps):
+        if (name, done) == told[-2][:2]:
+            raise KeyboardInterrupt
+
+    learning = [p.requires_grad for p in model.unet.parameters()]
+    with pytest.raises(KeyboardInterrupt):
+        invert_image(model, picture(), SOURCE, method, 2, 3.0, SIZE, on_step=end)
+    assert [p.requires_grad for p in model.unet.parameters()] == learning

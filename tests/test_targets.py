@@ -157,3 +157,18 @@ def test_what_one_run_cannot_hold(model, inversion):
     wide = inverted(model, picture(192, 128), SOURCE, size=(192, 128))
     with pytest.raises(ValueError, match="want one size"):
         swap_all(model, [SwapRequest(inversion, TARGET), SwapRequest(wide, TARGET)])
+
+
+def test_whoever_asks_sees_each_moment_and_may_end_the_run(model, inversion):
+    seen = []
+    (result,) = swap_all(model, [SwapRequest(inversion, TARGET)], on_moment=seen.append)
+    assert [moment.step.index for moment in seen] == [*range(STEPS)]
+    assert torch.equal(seen[-1].latents["target"], result.target_latents)
+
+    def end(moment):
+        seen.append(moment)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        swap_all(model, [SwapRequest(inversion, TARGET)], on_moment=end)
+    assert len(seen) == STEPS + 1

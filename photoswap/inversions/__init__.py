@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from . import belm, ddim, direct, edict, negative_prompt, null_text
 from .file import InversionName
-from .request import Inverted, Request
+from .request import Inverted, OnStep, Request
 
 INVERSIONS: Mapping[InversionName, Callable[[Request], Inverted]] = MappingProxyType(
     {
@@ -28,4 +28,4 @@ INVERSIONS: Mapping[InversionName, Callable[[Request], Inverted]] = MappingProxy
     }
 )
 
-__all__ = ["INVERSIONS", "Inverted", "Request"]
+__all__ = ["INVERSIONS", "Inverted", "OnStep", "Request"]

@@ -13,7 +13,7 @@ narrower it is: Adam moves each coordinate alike, so what a step does to product
 of the width.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeAlias
@@ -21,7 +21,6 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from models.stable_diffusion import StableDiffusion
 from models.unet import UNet
@@ -42,7 +41,8 @@ def invert(request: Request) -> Inverted:
     """Plain DDIM's trajectory, and the contexts that lead back along it. Raises ValueError in half precision."""
     trajectory, context = ddim.invert(request).trajectory, request.model.encode_text(request.prompt)
     scale = partial(scale_at, request.guidance_scale)
-    return Inverted(trajectory, fit_null_contexts(request.model, trajectory, context, scale, request.progress))
+    shown = partial(request.shown, name="null-text")
+    return Inverted(trajectory, fit_null_contexts(request.model, trajectory, context, scale, shown))
 
 
 @torch.no_grad()
@@ -51,19 +51,20 @@ def fit_null_contexts(
     trajectory: Tensor,
     context: Tensor,
     scale: Callable[[int], float],
-    progress: bool = False,
+    shown: Callable[[Sequence[Step]], Iterable[Step]] = iter,
 ) -> Tensor:
     """The unconditional context of every sampling step, noisiest first: (n 77 c).
 
     trajectory: (n + 1 4 h w), clean first. context: of the source's prompt, (1 77 c). scale: guidance at a step index.
-    The U-Net's activations are recomputed rather than kept. Raises ValueError in half precision, where the fit fails.
+    shown: the steps as they pass, for progress. The U-Net's activations are recomputed rather
+    than kept. Raises ValueError in half precision, where the fit fails.
     """
     if model.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"null-text optimisation in {model.dtype} does not converge; load the model in float32")
     n = len(trajectory) - 1
     null, latents, found = model.encode_text(""), trajectory[n:], []
-    with _only_inputs_learn(model.unet), tqdm(model.schedule.sampling(n), "null-text", disable=not progress) as steps:
-        for step in steps:
+    with _only_inputs_learn(model.unet):
+        for step in shown(model.schedule.sampling(n)):
             land = _landing(model, latents, step, context, scale(step.index))
             if scale(step.index) != 1:  # at 1 the null context has no effect
                 null = _fit(null, land, trajectory[n - 1 - step.index][None], step.index / n)

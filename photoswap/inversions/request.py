@@ -1,8 +1,8 @@
 """What every way of inverting is asked, and what it answers."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from torch import Tensor
 from tqdm import tqdm
@@ -14,6 +14,7 @@ from samplers import Eps, Step, guided_eps
 from .file import scale_at
 
 _Behind = TypeVar("_Behind")
+OnStep: TypeAlias = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +22,8 @@ class Request:
     """A picture's latents to be carried to noise in so many steps.
 
     clean: (1 4 h w). prompt: what is in the picture. guidance_scale: of the swap to come, one number or one for each
-    step. progress: whether to show bars.
+    step. progress: whether to show bars. on_step: told of each step what is done, how many are, and of how many; what
+    it raises ends the inversion.
     """
 
     model: StableDiffusion
@@ -30,6 +32,7 @@ class Request:
     steps: int
     guidance_scale: Guidance
     progress: bool = False
+    on_step: OnStep | None = None
 
     def eps(self, guided: bool) -> Eps:
         """The noise estimate of the prompt, at the request's guidance or at 1; at 1 it takes one row, else two."""
@@ -41,9 +44,12 @@ class Request:
         """The guidance at a step."""
         return scale_at(self.guidance_scale, step.index)
 
-    def shown(self, walked: Iterable[_Behind]) -> Iterator[_Behind]:
+    def shown(self, walked: Iterable[_Behind], name: str = "inversion") -> Iterator[_Behind]:
         """What is walked, a step at a time, seen passing."""
-        yield from tqdm(walked, "inversion", self.steps, disable=not self.progress)
+        for done, one in enumerate(tqdm(walked, name, self.steps, disable=not self.progress), 1):
+            yield one
+            if self.on_step:
+                self.on_step(name, done, self.steps)
 
     def double(self) -> Tensor:
         """The clean latents in float64. Raises ValueError on a device that has none."""
