@@ -1,54 +1,32 @@
 """The whole job in one go on the drawn world: learn a subject, invert a scene, swap, and score against the truth.
 
-The world can draw the source scene again with the learnt subject in it, which is the answer a perfect swap would give.
+It is one task of the benchmark's kind (`photoswap/benchmark/tasks.py`), made to be looked at.
 """
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from models.images import grid
-from models.prompts import article
 from models.stable_diffusion import StableDiffusion
+from photoswap.benchmark.scores import inside, outside, palette_match, psnr
+from photoswap.benchmark.tasks import Task, make_task
 from photoswap.inversion import invert_image
 from photoswap.methods import Method, Photoswap
 from photoswap.pipeline import SwapResult, swap
-from photoswap.scores import inside, outside, palette_match, psnr
-from photoswap.tokens import replace_word
 from train.concepts import apply_concept
 from train.config import DreamBoothConfig, dreambooth_config
 from train.dreambooth import learn
-from train.world import PLACES, SMALL, Look, Rendering, Scene, render
+from train.world import Look
 from weights.atomic import atomic
 
-DEMO_SUBJECT = Look("cat", "purple", "spotted", "yellow", "scarf", "green")
-DEMO_SOURCE = Look("cat", "orange")
-REFERENCES = 4
-FIRST = 105  # stream of the first scene: a wooden floor, with a window behind the subject to keep
 DEMO_GUIDANCE = 3.0
 METHOD = Photoswap(guidance_scale=DEMO_GUIDANCE)
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """What is to be done, and the right answer: references of a subject, a source scene, the scene with the subject."""
-
-    subject: Look
-    references: list[Image.Image]
-    scene: Scene
-    source: Rendering
-    truth: Rendering
-
-    @property
-    def prompt(self) -> str:
-        """What is in the source, without its looks: "a photo of a cat in a meadow"."""
-        species = self.scene.look.species
-        return f"a photo of {article(species)} {species} {PLACES[self.scene.place][0]}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,21 +43,6 @@ class Outcome:
     before: tuple[float, float]
 
 
-def make_task(seed: int = 0, subject: Look = DEMO_SUBJECT, source: Look = DEMO_SOURCE) -> Task:
-    """Draw the references, the same for every seed, and the source and the truth, whose pose and place it says."""
-    references, _ = _scenes(0, subject, source)
-    _, scene = _scenes(FIRST + seed, subject, source)
-    return Task(subject, [render(s).image for s in references], scene, render(scene), render(scene.with_look(subject)))
-
-
-def _scenes(stream: int, subject: Look, source: Look) -> tuple[list[Scene], Scene]:
-    """Scenes of a stream, by day: of the subject as many as there are references, then one of the source."""
-    rng = np.random.default_rng([7, stream])
-    looks = [subject] * REFERENCES + [source]
-    scenes = [replace(SMALL.scene(rng, look), light="day") for look in looks]
-    return scenes[:-1], scenes[-1]
-
-
 def demo_config(seed: int, subject: Look) -> DreamBoothConfig:
     """How the demo learns: the miniature's preset."""
     return dreambooth_config("miniature", subject.species, seed=seed)
@@ -91,8 +54,8 @@ def swap_in(
     """Invert the task's source and swap in the concept that the model has learnt under the token."""
     method = method or METHOD
     inversion = invert_image(model, task.source.image, task.prompt, steps=method.steps, progress=progress)
-    word, subject = task.scene.look.species, f"{token} {task.subject.species}"
-    target = replace_word(task.prompt, word, subject)
+    (turn,) = task.turns(token)
+    target, word, subject = turn.target, turn.source_word, turn.target_word
     return swap(model, inversion, target, method, source_word=word, target_word=subject, progress=progress)
 
 

@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 from models.images import grid, to_image, to_tensor
 from models.stable_diffusion import StableDiffusion
+from photoswap.benchmark.scores import psnr
 from photoswap.demo import METHOD, Outcome, Task, demo_config, make_task, score, swap_in
 from photoswap.inversion import invert_image, reconstruct
 from photoswap.inversions import INVERSIONS
 from photoswap.methods import Photoswap
-from photoswap.scores import psnr
 from train.concepts import apply_concept
 from train.dreambooth import learn
 from weights.atomic import atomic

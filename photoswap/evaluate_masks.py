@@ -14,20 +14,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from models.stable_diffusion import StableDiffusion
+from photoswap.benchmark.scores import inside, overlap
+from photoswap.benchmark.tasks import SPLITS
 from photoswap.masks import box_of, find_subject
-from photoswap.scores import inside
 from photoswap.sizes import Box
 from train.miniature.data import STREAMS, scene_at
 from train.world import SMALL, Rendering, Scene, caption, render
 from weights.load import load
-
-SPLITS = {"dev": "development", "test": "test"}
-
-
-def overlap(a: Image.Image, b: Image.Image) -> float:
-    """Intersection over union of two masks."""
-    first, second = inside(a), inside(b)
-    return float((first & second).sum() / max((first | second).sum(), 1))
 
 
 def box_overlap(a: Box, b: Box) -> float:
@@ -49,7 +42,7 @@ def measured(model: StableDiffusion, split: str, count: int, scale: int | None) 
     found = []
     for scene, drawn in tqdm(scenes(split, count), f"scale {scale or 'default'}", count):
         guess = find_subject(model, drawn.image, caption(scene), scene.look.species, scale=scale)
-        found.append((overlap(guess.mask, drawn.mask), box_overlap(guess.box, box_of(drawn.mask))))
+        found.append((overlap(inside(guess.mask), inside(drawn.mask)), box_overlap(guess.box, box_of(drawn.mask))))
     return found
 
 
@@ -69,8 +62,12 @@ def main() -> None:
         name = f"scale {scale or 'default'}"
         print(f"{name:<34} {masks.mean():>8.2f} {low:>8.2f} {middle:.2f} {high:.2f} {boxes.mean():>8.2f}")
     everything = [(Image.new("L", r.mask.size, 255), r.mask) for _, r in scenes(args.split, args.scenes)]
-    whole, whole_box = (np.mean([rate(*pair) for pair in everything]) for rate in (overlap, _box_rate))
+    whole, whole_box = (np.mean([rate(*pair) for pair in everything]) for rate in (_mask_rate, _box_rate))
     print(f"{'the whole picture':<34} {whole:>8.2f} {'':>18} {whole_box:>8.2f}")
+
+
+def _mask_rate(a: Image.Image, b: Image.Image) -> float:
+    return overlap(inside(a), inside(b))
 
 
 def _box_rate(a: Image.Image, b: Image.Image) -> float:

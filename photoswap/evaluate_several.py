@@ -21,13 +21,13 @@ from tqdm import tqdm
 
 from models.images import grid
 from models.stable_diffusion import StableDiffusion
+from photoswap.benchmark.scores import inside, outside, overlap, psnr
+from photoswap.benchmark.tasks import SPLITS
 from photoswap.demo import DEMO_GUIDANCE
-from photoswap.evaluate_masks import SPLITS, overlap
 from photoswap.inversion import invert_image
 from photoswap.masks import find_subjects
 from photoswap.methods import Photoswap
 from photoswap.pipeline import swap
-from photoswap.scores import inside, outside, psnr
 from photoswap.turns import Swapping, turns
 from train.miniature.data import STREAMS, mixed_scene_at
 from train.world import SMALL, Scene, caption, render
@@ -74,7 +74,7 @@ def evaluated(model: StableDiffusion, scene: Scene, method: Photoswap, true_mask
             mask=mask,
         ).result
     ground = outside([*source.masks, *truth.masks])
-    iou = float(np.mean([overlap(one, mask) for one, mask in zip(found, source.masks, strict=True)]))
+    iou = float(np.mean([overlap(inside(one), inside(mask)) for one, mask in zip(found, source.masks, strict=True)]))
     white = Image.new("L", source.image.size, 255)
     for mask in masks:
         white.paste(0, mask=mask)

@@ -8,14 +8,15 @@ from PIL import Image
 from tiny_model import tiny_model
 
 from photoswap import demo
-from photoswap.demo import DEMO_SUBJECT, make_task, run_demo, score
+from photoswap.benchmark.tasks import DEMO_SUBJECT, REFERENCES, Task, make_task
+from photoswap.demo import run_demo, score
 from photoswap.methods import Photoswap
 from photoswap.pipeline import SwapResult
 from train.config import DreamBoothConfig
 from train.world import SMALL
 
 
-def answered(picture: Image.Image, task: demo.Task) -> demo.Outcome:
+def answered(picture: Image.Image, task: Task) -> demo.Outcome:
     """The score of a swap that gave this picture."""
     result = SwapResult(picture, picture, task.source.image, None, None, {}, {})  # type: ignore[arg-type]
     return score(task, result)
@@ -28,7 +29,7 @@ def test_the_subject_was_never_trained_on():
 def test_the_task_is_the_same_for_a_seed_and_differs_between_seeds():
     first, again, other = (make_task(seed) for seed in (3, 3, 4))
     assert first.source.image.tobytes() == again.source.image.tobytes() != other.source.image.tobytes()
-    assert len({image.tobytes() for image in first.references}) == demo.REFERENCES
+    assert len({image.tobytes() for image in first.references}) == REFERENCES
 
 
 def test_the_truth_differs_from_the_source_in_the_subject_alone():

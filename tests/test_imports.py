@@ -14,10 +14,11 @@ ROOMS = {
     "train": {"models", "samplers", "weights"},
     "photoswap": {"models", "samplers", "weights"},
 }
-# The command line, the demo and the evaluations join learning with swapping; nothing else does.
+# The command line, the demo and the benchmark join learning with swapping; nothing else does.
 DOORS = (
     "photoswap/__init__.py",
     "photoswap/__main__.py",
+    "photoswap/benchmark/*.py",
     "photoswap/commands/*.py",
     "photoswap/demo.py",
     "photoswap/evaluate*.py",

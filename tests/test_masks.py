@@ -12,7 +12,8 @@ from swap_model import picture, swap_model
 from tiny import distance
 
 from models.images import to_tensor
-from photoswap.evaluate_masks import box_overlap, overlap
+from photoswap.benchmark.scores import inside, overlap
+from photoswap.evaluate_masks import box_overlap
 from photoswap.masks import box_of, find_subject, find_subjects, largest_part, overlaid, scale_for, word_heats
 from photoswap.tokens import subject_tokens
 from samplers import Schedule
@@ -180,5 +181,5 @@ def test_overlaps():
     left, right = Image.new("L", (8, 8)), Image.new("L", (8, 8))
     left.paste(255, (0, 0, 4, 8))
     right.paste(255, (2, 0, 8, 8))
-    assert overlap(left, right) == box_overlap(box_of(left), box_of(right)) == 16 / 64
+    assert overlap(inside(left), inside(right)) == box_overlap(box_of(left), box_of(right)) == 16 / 64
     assert box_overlap((0, 0, 2, 2), (4, 4, 6, 6)) == 0

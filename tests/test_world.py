@@ -18,6 +18,7 @@ from train.world import (
     Pose,
     Scene,
     Subject,
+    backdrop,
     caption,
     render,
 )
@@ -207,3 +208,12 @@ def test_captions_name_both_subjects_and_what_is_in_front():
     assert caption(scene) == "a photo of a red cat with a blue hat behind a fence on a beach"
     rng = np.random.default_rng(0)
     assert all("behind a fence" in caption(scene, rng, forget=0.9) for _ in range(20))
+
+
+@pytest.mark.parametrize("draw", [SMALL.scene, SMALL.pair, SMALL.hidden])
+def test_a_backdrop_is_the_picture_without_its_subjects(draw):
+    scene = draw(np.random.default_rng(5))
+    drawn, empty = render(scene), backdrop(scene)
+    touched = np.any([pixels(mask) > 0 for mask in drawn.masks], axis=0)
+    differs = (pixels(drawn.image) != pixels(empty)).any(axis=2)
+    assert not (differs & ~touched).any() and differs[touched].mean() > 0.9

@@ -4,7 +4,7 @@ from train.world.backgrounds import PLACES
 from train.world.body import Pose
 from train.world.captions import caption
 from train.world.fronts import FRONTS, Front
-from train.world.render import Rendering, render
+from train.world.render import Rendering, backdrop, render
 from train.world.sampling import FULL, SMALL, World
 from train.world.scene import ACCESSORIES, COLOURS, PATTERNS, Look, Scene, Subject
 from train.world.species import SPECIES
@@ -25,6 +25,7 @@ __all__ = [
     "Scene",
     "Subject",
     "World",
+    "backdrop",
     "caption",
     "render",
 ]

@@ -69,22 +69,48 @@ def render(scene: Scene, size: int = 128) -> Rendering:
     Masks are of what is seen: a nearer subject and what is in front are taken out of those behind.
     """
     side = size * SUPERSAMPLING
-    canvas = np.asarray(paint(scene.place, scene.horizon, scene.variation, side), dtype=np.float32)
     figures = [_figure(look, pose, side) for look, pose in scene.subjects]
-    for figure in figures:
-        canvas = _shadowed(canvas, figure.body, figure.to_picture, side)
+    canvas = _ground(scene, figures, side)
     owner = np.zeros((side, side), np.uint8)  # 0 nobody, else the number of the subject counted from 1
     for i in sorted(range(len(figures)), key=lambda i: scene.subjects[i].pose.floor):
         _colour(canvas, figures[i].labels, figures[i].look, figures[i].to_picture)
         owner[figures[i].labels > 0] = i + 1
-    if scene.front:
-        covering = np.asarray(cover(scene.front, side))
-        hidden = covering[..., 3] > 0
-        canvas[hidden], owner[hidden] = covering[hidden][:, :3], 0
-    canvas *= np.array(LIGHTS[scene.light][1], dtype=np.float32)
-    image = Image.fromarray(np.clip(canvas + 0.5, 0, 255).astype(np.uint8)).reduce(SUPERSAMPLING)
+    owner[_covered(canvas, scene, side)] = 0
+    image = _lit(canvas, scene)
     masks = (Image.fromarray(((owner == i + 1) * 255).astype(np.uint8)) for i in range(len(figures)))
     return Rendering(image, tuple(mask.reduce(SUPERSAMPLING) for mask in masks))
+
+
+def backdrop(scene: Scene, size: int = 128) -> Image.Image:
+    """The picture of a scene with its subjects taken out, their shadows left."""
+    side = size * SUPERSAMPLING
+    canvas = _ground(scene, [_figure(look, pose, side) for look, pose in scene.subjects], side)
+    _covered(canvas, scene, side)
+    return _lit(canvas, scene)
+
+
+def _ground(scene: Scene, figures: list[Figure], side: int) -> NDArray[np.float32]:
+    """The place with the subjects' shadows."""
+    canvas: NDArray[np.float32] = np.array(paint(scene.place, scene.horizon, scene.variation, side), dtype=np.float32)
+    for figure in figures:
+        canvas = _shadowed(canvas, figure.body, figure.to_picture, side)
+    return canvas
+
+
+def _covered(canvas: NDArray[np.float32], scene: Scene, side: int) -> NDArray[np.bool_]:
+    """Paint what is in front, in place; where that is."""
+    if scene.front is None:
+        return np.zeros((side, side), dtype=bool)
+    covering = np.asarray(cover(scene.front, side))
+    hidden: NDArray[np.bool_] = covering[..., 3] > 0
+    canvas[hidden] = covering[hidden][:, :3]
+    return hidden
+
+
+def _lit(canvas: NDArray[np.float32], scene: Scene) -> Image.Image:
+    """The finished canvas by the scene's light, at the size asked for."""
+    lit = canvas * np.array(LIGHTS[scene.light][1], dtype=np.float32)
+    return Image.fromarray(np.clip(lit + 0.5, 0, 255).astype(np.uint8)).reduce(SUPERSAMPLING)
 
 
 def _figure(look: Look, pose: Pose, side: int) -> Figure:
