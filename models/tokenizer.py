@@ -86,3 +86,23 @@ class Tokenizer:
         # 0 is the token "!" too: open_clip pads with it, and SD 2.x was trained on that
         fill = vocabulary.eot_token_id if self.padding == "eot" else 0
         return framed + [fill] * (self.length - len(framed))
+
+
+def subject_tokens(tokenizer: Tokenizer, prompt: str, word: str) -> list[int]:
+    """The columns of a word, or of a phrase, wherever it stands in the prompt.
+
+    Compared by token ids, so case and neighbouring punctuation do not matter. Raises ValueError when the prompt, as
+    far as the text encoder reads it, does not hold the word.
+    """
+    wanted = [token for token, _ in tokenizer.words(word)]
+    ids = unpadded(tokenizer, prompt)
+    starts = [i for i in range(1, len(ids) - len(wanted)) if wanted and ids[i : i + len(wanted)] == wanted]
+    if not starts:
+        raise ValueError(f'the prompt "{prompt}" lacks the subject\'s word "{word}": write it there, or name another')
+    return sorted({start + offset for start in starts for offset in range(len(wanted))})
+
+
+def unpadded(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The prompt's ids with the start and end tokens but no padding."""
+    row = tokenizer(prompt)[0].tolist()
+    return row[: len(tokenizer.words(prompt)) + 2]

@@ -20,6 +20,7 @@ from models.hooks import NO_HOOK, NO_HOOKS, Hooks, HookTable, Site
 from models.transformer import Context, SpatialTransformer, TransformerBlock
 
 NORM_EPS = 1e-5
+OUTLINE_SCALE, OUTLINE_PLACES = 4, 16  # 16 x 16 places at 512 px; fewer a side are too coarse for an outline
 TRAINING_TIMESTEPS = 1000  # of training (arXiv:2006.11239); what lies beyond was never seen
 
 
@@ -186,6 +187,16 @@ class UNet(nn.Module):
         blocks = [block for block in self.modules() if isinstance(block, TransformerBlock)]
         keys_values = {block.cross_site: block.attn2.keys_values(context) for block in blocks}
         return PreparedContext(keys_values, tuple(context.shape))
+
+    def outline_scale(self, h: int, w: int) -> int:
+        """The scale of the layers whose maps outline what a word means, for latents of h x w.
+
+        The published one, 4 (Prompt-to-Prompt's local blend and all that came after it), or the next finer one with at
+        least 16 places a side.
+        """
+        scales = {site.scale for site in self.sites if site.kind == "cross" and site.scale <= OUTLINE_SCALE}
+        fine = [scale for scale in scales if min(h, w) // scale >= OUTLINE_PLACES]
+        return max(fine) if fine else min(scales)
 
     def _down(self, level: int, skips: list[int]) -> DownStage:
         config, width = self.config, self.config.widths[level]

@@ -31,7 +31,6 @@ from .tokens import subject_tokens
 
 TIMESTEPS = (100, 300, 500)
 SHARE = 0.5  # of the heat's maximum
-PUBLISHED_SCALE, FEWEST = 4, 16  # 16 x 16 places at 512 px; fewer a side are too coarse for an outline
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +60,8 @@ def find_subject(
     """The mask and the box of what a word of the prompt names.
 
     size: (width, height) to work on, None for one near the model's native area. scale: of the layers read, None as
-    `scale_for`. seed: of the noise. progress: whether to show a bar. Raises ValueError for a prompt without the word,
-    and for a scale without layers.
+    `UNet.outline_scale` has it. seed: of the noise. progress: whether to show a bar. Raises ValueError for a prompt
+    without the word, and for a scale without layers.
     """
     (found,) = find_subjects(model, picture, prompt, [word], size=size, scale=scale, seed=seed, progress=progress)
     return found
@@ -120,7 +119,7 @@ def word_heats(
     The noise is drawn on the CPU, the same for all three. Raises ValueError where no layer has this scale.
     """
     h, w = latents.shape[2:]
-    scale = scale or scale_for(model, (h, w))
+    scale = scale or model.unet.outline_scale(h, w)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
     maps: dict[str, list[Tensor]] = {"self": [], "cross": []}
     sites = [site for site in model.unet.sites if site.scale == scale and site.kind in maps]
@@ -138,13 +137,6 @@ def word_heats(
         for kept in maps.values():
             kept.clear()
     return torch.stack(heats, dim=1).reshape(len(columns), len(TIMESTEPS), h // scale, w // scale)
-
-
-def scale_for(model: StableDiffusion, size: tuple[int, int]) -> int:
-    """The published scale, or the next finer one with at least 16 places a side for latents of (h, w)."""
-    scales = {site.scale for site in model.unet.sites if site.kind == "cross" and site.scale <= PUBLISHED_SCALE}
-    fine = [scale for scale in scales if min(size) // scale >= FEWEST]
-    return max(fine) if fine else min(scales)
 
 
 def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from models.prompts import article
-from models.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer, subject_tokens, unpadded
+
+__all__ = ["Alignment", "align", "align_prompts", "align_words", "replace_word", "subject_tokens"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,7 @@ def align(source: Sequence[int], target: Sequence[int], length: int = 77) -> Ali
 def align_prompts(tokenizer: Tokenizer, source: str, target: str) -> Alignment:
     """Align two prompts as the tokenizer cuts them."""
     length = tokenizer(source).shape[1]
-    return align(_unpadded(tokenizer, source), _unpadded(tokenizer, target), length)
+    return align(unpadded(tokenizer, source), unpadded(tokenizer, target), length)
 
 
 def align_words(tokenizer: Tokenizer, source: str, target: str) -> Alignment:
@@ -95,20 +97,6 @@ def align_words(tokenizer: Tokenizer, source: str, target: str) -> Alignment:
     return Alignment(taken, torch.zeros(length))
 
 
-def subject_tokens(tokenizer: Tokenizer, prompt: str, word: str) -> list[int]:
-    """The columns of a word, or of a phrase, wherever it stands in the prompt.
-
-    Compared by token ids, so case and neighbouring punctuation do not matter. Raises ValueError when the prompt, as
-    far as the text encoder reads it, does not hold the word.
-    """
-    wanted = [token for token, _ in tokenizer.words(word)]
-    ids = _unpadded(tokenizer, prompt)
-    starts = [i for i in range(1, len(ids) - len(wanted)) if wanted and ids[i : i + len(wanted)] == wanted]
-    if not starts:
-        raise ValueError(f'the prompt "{prompt}" lacks the subject\'s word "{word}": write it there, or name another')
-    return sorted({start + offset for start in starts for offset in range(len(wanted))})
-
-
 def replace_word(prompt: str, old: str, new: str) -> str:
     """The prompt with the word old, wherever it stands as a word, replaced by new: P_s into P_t.
 
@@ -134,9 +122,3 @@ def _common_lengths(source: Sequence[int], target: Sequence[int]) -> list[list[i
         for j, b in enumerate(target):
             common[i + 1][j + 1] = common[i][j] + 1 if a == b else max(common[i][j + 1], common[i + 1][j])
     return common
-
-
-def _unpadded(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The prompt's ids with the start and end tokens but no padding."""
-    row = tokenizer(prompt)[0].tolist()
-    return row[: len(tokenizer.words(prompt)) + 2]

@@ -14,7 +14,7 @@ from tiny import distance
 from models.images import to_tensor
 from photoswap.benchmark.scores import inside, overlap
 from photoswap.evaluate_masks import box_overlap
-from photoswap.masks import box_of, find_subject, find_subjects, largest_part, overlaid, scale_for, word_heats
+from photoswap.masks import box_of, find_subject, find_subjects, largest_part, overlaid, word_heats
 from photoswap.tokens import subject_tokens
 from samplers import Schedule
 
@@ -159,7 +159,7 @@ def test_two_words_share_no_place():
 
 @pytest.mark.parametrize(("size", "wanted"), [((64, 64), 4), ((96, 96), 4), ((48, 64), 2), ((16, 16), 1), ((8, 8), 1)])
 def test_the_scale_is_the_published_one_where_sixteen_places_are_left(size, wanted):
-    assert scale_for(swap_model(torch.device("cpu")), size) == wanted
+    assert swap_model(torch.device("cpu")).unet.outline_scale(*size) == wanted
 
 
 def test_words_and_scales_that_are_not_there():
