@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from photoswap.inversion import invert_image as invert
     from photoswap.methods import METHODS, Photoswap, official
+    from photoswap.paint import PaintSettings, paint
     from photoswap.pipeline import SwapRequest, SwapResult, generate, generate_latents, swap, swap_all
     from train.concepts import apply_concept as apply
     from train.config import dreambooth_config
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METHODS",
+    "PaintSettings",
     "Photoswap",
     "SwapRequest",
     "SwapResult",
@@ -30,12 +32,14 @@ __all__ = [
     "learn",
     "load",
     "official",
+    "paint",
     "swap",
     "swap_all",
 ]
 
 _PLACES = {
     "METHODS": "photoswap.methods",
+    "PaintSettings": "photoswap.paint",
     "Photoswap": "photoswap.methods",
     "SwapRequest": "photoswap.pipeline",
     "SwapResult": "photoswap.pipeline",
@@ -47,6 +51,7 @@ _PLACES = {
     "learn": "train.dreambooth",
     "load": "weights.load",
     "official": "photoswap.methods",
+    "paint": "photoswap.paint",
     "swap": "photoswap.pipeline",
     "swap_all": "photoswap.pipeline",
 }

@@ -29,19 +29,22 @@ import torch
 from command_line import paint
 from safetensors.torch import save_file
 from spoiled import contents, put, spoiled_bytes, spoiled_tensors, spoiled_texts
-from tiny_model import write_tiny_model
+from tiny_model import tiny_painter, write_tiny_model
 
 from photoswap.__main__ import build_parser, main
+from weights.load import save
 
 LONGEST, SECONDS = 650, 60
 PROMPT = "a photo of a dog on grass"
 SWAP = ["--prompt", PROMPT, "--subject", "dog", "--target", "cat", "--steps", "2"]
 MODEL = ["--model", "model.safetensors", "--device", "cpu", "--quiet"]
+PAINTER = ["--size", "64", "--model", "painter.safetensors", "--device", "cpu", "--quiet"]
 LEARN = ["--class", "cat", "--steps", "1", "--size", "64"]
 LINES = {
     "generate": ["a photo of a cat", "--steps", "1", "--size", "64", *MODEL, "--out", "new/a.png"],
     "invert": ["photo.png", "--prompt", PROMPT, "--steps", "1", "--size", "64", *MODEL, "--out", "new/a.safetensors"],
     "mask": ["photo.png", "--word", "dog", "--size", "64", *MODEL, "--out", "new/a.png"],
+    "paint": ["photo.png", "--mask", "mask.png", "--prompt", "a cat", "--steps", "1", *PAINTER, "--out", "new"],
     "swap": ["photo.png", *SWAP, "--size", "64", *MODEL, "--out", "new"],
     "learn": ["references", *LEARN, "--prior-weight", "0", *MODEL, "--out", "new"],
     "demo": ["--device", "cpu", "--quiet", "--out", "new/a.png"],
@@ -137,6 +140,7 @@ def furnish(home: Path) -> None:
     paint((90, 80), 3).convert("L").save(home / "mask.png")
     write_tiny_model(home / "model.safetensors")
     write_tiny_model(home / "other.safetensors", seed=1)
+    save(tiny_painter(), home / "painter.safetensors")
     with contextlib.redirect_stdout(io.StringIO()):
         for line in (
             ["learn", *LINES["learn"][:-1], "earlier"],
@@ -200,7 +204,7 @@ class Lines:
     def line(self, number: int) -> list[str]:
         """The command line of this number."""
         rng = random.Random(f"{self.seed} {number}")
-        command = rng.choices([*LINES], [4, 4, 3, 6, 3, 1, 4])[0]
+        command = rng.choices([*LINES], [4, 4, 3, 4, 6, 3, 1, 4])[0]
         words, name, given = [command], command, LINES[command]
         if command == "weights":
             action = rng.choice([*ACTIONS])

@@ -6,7 +6,7 @@ has to name every flag that the parser takes, so a new one cannot be forgotten.
 
 import argparse
 import inspect
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -14,9 +14,11 @@ from command_line import files, paint
 from PIL import Image
 from tiny_model import tiny_model
 
+from models.stable_diffusion import StableDiffusion
 from photoswap.__main__ import build_parser, main
 from photoswap.inversion import Inversion, synthesize
 from photoswap.masks import Found
+from photoswap.paint import PaintResult
 from photoswap.pipeline import SwapRequest, SwapResult
 
 NOTHING = "changes nothing"
@@ -63,6 +65,14 @@ MASK = {
     **{**COMMON, **DTYPE, "--out": ["other.png"]},
     **{"--word": ["photo"], "--prompt": ["my dog"], "--scale": ["2"], "--size": ["64"]},
 }
+PAINT = {
+    **{**COMMON, **DTYPE},
+    **{"--mask": ["other-mask.png"], "--box": ["1", "2", "30", "40"], "--word": ["dog"], "--word-model": ["sd15"]},
+    **{"--reference": ["refs/b.png"], "--prompt": ["my cat"], "--negative": ["rain"], "--concept": ["CONCEPT:0.5"]},
+    **{"--crop": [], "--redraw": [], "--sampler": ["ddim"], "--eta": ["0.5"], "--count": ["2"]},
+    **{"--steps": ["3"], "--guidance": ["2"], "--size": ["64"]},
+}
+ALONE = "not allowed with"  # one says where, and one what
 AS_MANY = "want as many"  # targets, concepts and masks as subjects, where there are several
 SWAP_REFUSED = {"--subject": AS_MANY, "--adain": "goes by a mask"}
 SWAP_REFUSED |= dict.fromkeys(("--reference", "--reference-mask", "--reference-prompt"), NOTHING)  # with photoswap
@@ -103,6 +113,19 @@ CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
     ),
     "mask": (["mask", "in.png", "--word", "dog", "--out", "a.png"], MASK, {}),
     "methods": (["methods"], {"--model": ["sd21"], "--steps": ["3"], "--size": ["512"]}, {}),
+    "paint a reference": (
+        ["paint", "in.png", "--mask", "mask.png", "--reference", "refs/a.png", "--out", "out"],
+        PAINT,
+        {
+            **dict.fromkeys(("--word-model", "--negative", "--eta", "--concept"), NOTHING),
+            **dict.fromkeys(("--box", "--word", "--prompt"), ALONE),
+        },
+    ),
+    "paint a prompt": (
+        ["paint", "in.png", "--word", "photo", "--prompt", "a cat", "--out", "out"],
+        {**PAINT, "--sampler": ["plms"]},
+        dict.fromkeys(("--box", "--mask", "--reference"), ALONE),
+    ),
     "swap in a picture": (
         OF_PICTURE,
         SWAP,
@@ -209,9 +232,13 @@ def noted(model, inversion, monkeypatch):
     calls: list[str] = []
     picture, mask = paint((64, 64), 0), Image.new("L", (64, 64))
     mask.paste(255, (2, 2, 60, 60))
+    # takes both a reference and a prompt, as no real model does
+    painter = replace(model, config=replace(model.config, unet=replace(model.config.unet, in_channels=9)))
+    monkeypatch.setattr("photoswap.paint.check_told", lambda *_: None)
+    painted = PaintResult(picture, picture, picture, (0, 0, 64, 64), torch.zeros(1), 0)
     swapped = SwapResult(picture, picture, picture, torch.zeros(1), torch.zeros(1), {}, {})
     answers = {
-        "weights.load.load": model,
+        "weights.load.load_as": lambda kind, *more: model if kind is StableDiffusion else painter,
         "photoswap.pipeline.generate": picture,
         "photoswap.inversion.invert_image": inversion,
         "photoswap.inversion.encode": inversion,
@@ -220,6 +247,7 @@ def noted(model, inversion, monkeypatch):
         "photoswap.pipeline.swap_all": lambda model, requests, **more: [swapped] * len(requests),
         "photoswap.masks.find_subject": Found(picture.convert("L"), (0, 0, 64, 64), torch.zeros(64, 64)),
         "photoswap.masks.find_subjects": [Found(mask, (20, 20, 40, 40), torch.zeros(64, 64))],
+        "photoswap.paint.paint": painted,
         "photoswap.demo.run_demo": None,
         "train.dreambooth.learn": None,
         "train.concepts.apply_in_place": None,
@@ -290,8 +318,9 @@ def test_every_flag_changes_something_or_says_why_not(
 def lay_out(home, inversion, outputs):
     """A folder with what the lines read, and with earlier results."""
     (home / "refs").mkdir(parents=True)
-    for name in ("refs/a.png", "in.png"):
-        paint((64, 64), 1).save(home / name)
+    for seed, name in enumerate(("refs/a.png", "in.png", "refs/b.png")):
+        paint((64, 64), seed).save(home / name)
+    Image.linear_gradient("L").resize((64, 64)).save(home / "other-mask.png")
     Image.new("L", (64, 64), 255).save(home / "mask.png")
     Image.new("L", (128, 128), 255).save(home / "large.png")
     inversion.save(home / "in.safetensors")

@@ -22,7 +22,7 @@ from train.world import (
     caption,
     render,
 )
-from train.world.backgrounds import LIGHTS, PLACES, paint
+from train.world.backgrounds import LIGHTS, PLACES, draw_background
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -81,7 +81,7 @@ def test_the_pose_is_articulated(part):
 
 @pytest.mark.parametrize("place", PLACES)
 def test_places_vary_and_cover_the_canvas(place):
-    one, same, other = (pixels(paint(place, 0.55, variation, 96)) for variation in (1, 1, 2))
+    one, same, other = (pixels(draw_background(place, 0.55, variation, 96)) for variation in (1, 1, 2))
     assert np.array_equal(one, same)
     assert np.abs(one - other).mean() > 1
 

@@ -3,7 +3,7 @@
 Networks are imported by `run`, so that help and mistakes in typing are answered at once.
 """
 
-from photoswap.commands import demo, generate, invert, learn, mask, methods, swap, weights
+from photoswap.commands import demo, generate, invert, learn, mask, methods, paint, swap, weights
 
 COMMANDS = {
     "demo": demo,
@@ -12,6 +12,7 @@ COMMANDS = {
     "invert": invert,
     "mask": mask,
     "methods": methods,
+    "paint": paint,
     "swap": swap,
     "weights": weights,
 }

@@ -6,36 +6,44 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from photoswap.commands import arguments as types
 
 if TYPE_CHECKING:
     import torch
 
-    from models.stable_diffusion import StableDiffusion
+    from models.stable_diffusion import LatentDiffusion, StableDiffusion
     from train.concepts import Concept
 
+    Model = TypeVar("Model", bound=LatentDiffusion)
     ScaledConcept: TypeAlias = tuple[Concept, float]
 
 DTYPES = ("float32", "bfloat16", "float16")
+FILES = "(`photoswap weights fetch` gets them), a .safetensors or .ckpt file, or a folder with unet/, vae/ and"
+OF_MODELS = f"miniature (built in), sd21, sd21-base or sd15 {FILES} text_encoder/ (default: %(default)s)"
+OF_PAINTERS = (
+    f"paint-by-example, sd15-inpainting or sd2-inpainting {FILES} image_encoder/ or text_encoder/ (default: "
+    "paint-by-example with --reference, sd2-inpainting with --prompt)"
+)
 UNTIL_THE_END = ExitStack()  # of a command: settings of the process, made once torch is there and put back by `main`
 STEPS, GUIDANCE = 50, 7.5
 GUIDANCE_OF = {"miniature": 3.0}  # trained on less, it overshoots at the 7.5 of the published models
 
 
-def add_common(parser: argparse.ArgumentParser, out: str, what: str, dtypes: bool = True) -> None:
+def add_common(
+    parser: argparse.ArgumentParser, out: str, what: str, dtypes: bool = True, painters: bool = False
+) -> None:
     """The flags of every command that runs a model. out: where it writes unless told; what: what it writes there.
 
-    dtypes: whether the networks' can be chosen.
+    dtypes: whether the networks' can be chosen. painters: whether the models are those that paint inside a mask.
     """
     group = parser.add_argument_group("common")
     group.add_argument(
         "--model",
-        default="miniature",
+        default=None if painters else "miniature",
         metavar="MODEL",
-        help="miniature (built in), sd21, sd21-base or sd15 (`photoswap weights fetch` gets them), a .safetensors or "
-        ".ckpt file, or a folder with unet/, vae/ and text_encoder/ (default: %(default)s)",
+        help=OF_PAINTERS if painters else OF_MODELS,
     )
     add_what_it_is(group)
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps (default: cuda if present, else cpu)")
@@ -115,18 +123,11 @@ def load_model(
     they are emptied into the model, so that memory holds none twice. Raises ValueError for a model that only paints
     inside a mask.
     """
-    import torch
+    from models.stable_diffusion import StableDiffusion
 
-    from models.precision import full_float32
-    from weights.load import load
-
-    device = pick_device(arguments.device)
-    make_repeatable(device)
-    UNTIL_THE_END.enter_context(full_float32())
-    kind = getattr(torch, dtype or arguments.dtype)
     if concepts is None:
         concepts = read_concepts(getattr(arguments, "concept", ()))
-    model = load(arguments.model, device, kind, arguments.config, arguments.prediction)
+    model = load_kind(arguments, StableDiffusion, dtype)
     if model.config.paints:
         raise ValueError(
             f"{arguments.model} is {model.config.name}, which paints inside a mask and is given a picture to paint in: "
@@ -134,6 +135,20 @@ def load_model(
         )
     put_concepts(model, concepts)
     return model
+
+
+def load_kind(arguments: argparse.Namespace, kind: "type[Model]", dtype: str | None = None) -> "Model":
+    """The model asked for, of this kind, without concepts. dtype: instead of the one asked for."""
+    import torch
+
+    from models.precision import full_float32
+    from weights.load import load_as
+
+    device = pick_device(arguments.device)
+    make_repeatable(device)
+    UNTIL_THE_END.enter_context(full_float32())
+    wanted = getattr(torch, dtype or arguments.dtype)
+    return load_as(kind, arguments.model, device, wanted, arguments.config, arguments.prediction)
 
 
 def read_concepts(files: "Sequence[types.ScaledFile]") -> "list[ScaledConcept]":

@@ -79,7 +79,7 @@ def make_record(
     """
     import torch
 
-    flags = {name: _plain(value) for name, value in vars(arguments).items() if name not in ("run", "command")}
+    flags = {name: plain(value) for name, value in vars(arguments).items() if name not in ("run", "command")}
     settings = [{**one.result.settings, "box": list(one.box) if arguments.crop else None} for one in done]
     return {
         "command": arguments.command,
@@ -92,7 +92,8 @@ def make_record(
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A flag's value as JSON holds it."""
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     return str(value) if isinstance(value, Path | types.ScaledFile) else value

@@ -146,7 +146,7 @@ LIGHTS: dict[str, tuple[str, tuple[float, float, float]]] = {
 }
 
 
-def paint(place: str, horizon: float, variation: int, side: int) -> Image.Image:
+def draw_background(place: str, horizon: float, variation: int, side: int) -> Image.Image:
     """The picture of a place without its light.
 
     place: a key of PLACES. horizon: the ground's edge as a fraction of the side, 0.4 to 0.7. variation: a seed.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from train.world.backgrounds import LIGHTS, paint
+from train.world.backgrounds import LIGHTS, draw_background
 from train.world.body import Body, Part, Pose
 from train.world.fronts import cover
 from train.world.scene import COLOURS, Look, Scene
@@ -91,7 +91,9 @@ def backdrop(scene: Scene, size: int = 128) -> Image.Image:
 
 def _ground(scene: Scene, figures: list[Figure], side: int) -> NDArray[np.float32]:
     """The place with the subjects' shadows."""
-    canvas: NDArray[np.float32] = np.array(paint(scene.place, scene.horizon, scene.variation, side), dtype=np.float32)
+    canvas: NDArray[np.float32] = np.array(
+        draw_background(scene.place, scene.horizon, scene.variation, side), dtype=np.float32
+    )
     for figure in figures:
         canvas = _shadowed(canvas, figure.body, figure.to_picture, side)
     return canvas
