@@ -1,7 +1,7 @@
 """What a method may say; each is a frozen dataclass of its settings (`photoswap/methods/__init__.py` tells how)."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self, TypeAlias
 
 import torch
@@ -100,6 +100,7 @@ class Method:
     moves_source: ClassVar[bool] = False  # whether the source goes by its update, whatever is known of it
     needs_signal: ClassVar[bool] = False  # whether its update divides by the signal, of which pure noise has none
     wants: ClassVar[tuple[str, ...]] = ()  # "mask", of the subject; "reference", a picture of another, with its mask
+    injected: ClassVar[tuple[str, ...]] = ()  # fields that do nothing but decide what is injected, and for how long
     steps: int = 50
     guidance_scale: Guidance = 7.5
     negative_prompt: str = ""
@@ -135,6 +136,11 @@ class Method:
     def rows_before(self) -> int:
         """Rows of the network it computes before its first step."""
         return 0
+
+    @property
+    def beside_injections(self) -> tuple[Any, ...]:
+        """Equal for methods that do the same as long as they inject the same."""
+        return type(self), *(getattr(self, own.name) for own in fields(self) if own.name not in self.injected)
 
     def injections(self, step: int) -> Iterable[Injection]:
         """What goes from whom to whom in a step, 0 the noisiest."""

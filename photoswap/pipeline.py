@@ -128,22 +128,32 @@ def swap_all(
     """Several swaps in one run: of one source into many targets, or of many sources of one size.
 
     Requests of the same inversion, told the same, share their source's rows, whose cost is then that of one; each
-    result is that of its request alone but for rounding (1e-10 in float64). All take as many steps, from the same first
-    one. size, progress: as in `swap`, which says what else there is to a request, and what is refused. on_moment: told
-    what stands after each step, for previews; what it raises ends the run.
+    result is that of its request alone but for rounding (1e-10 in float64). Requests that differ only in what their
+    methods inject, and for how long, share the target's rows too, up to the step where that parts them. All take as
+    many steps, from the same first one. size, progress: as in `swap`, which says what else there is to a request, and
+    what is refused. on_moment: told what stands after each step, for previews; what it raises ends the run.
     """
     if not requests:
         raise ValueError("no swaps are asked for: give at least one request")
     asked = [_Asked.of(model, request, size) for request in requests]
     pictures = _in_one_run(asked)
     targets = [TARGET] if len(asked) == 1 else [f"{TARGET} {i}" for i in range(1, len(asked) + 1)]
-    clock, followers = _Clock(), []
+    clock, followers, alike = _Clock(), [], dict[object, list[str]]()
     for one, target in zip(asked, targets, strict=True):
+        alike.setdefault(one.kin, []).append(target)
         origins, own = pictures[target].origins, _inside(one.region, one.method, one.request.adain, target)
         followers += [Renamed(follower, origins) if origins else follower for follower in own]
     methods = {target: one.method for one, target in zip(asked, targets, strict=True)}
     draws = {name: torch.Generator().manual_seed(one.request.seed) for one, name in zip(asked, targets, strict=True)}
-    moments = side_by_side(model.unet, model.schedule, pictures, methods, followers=followers, generator=draws)
+    moments = side_by_side(
+        model.unet,
+        model.schedule,
+        pictures,
+        methods,
+        followers=followers,
+        generator=draws,
+        alike=list(alike.values()),
+    )
     row_calls = sum(one.method.rows_before for one in asked)
     for moment in tqdm(moments, "swap", asked[0].method.steps - asked[0].method.first, disable=not progress):
         row_calls += len(moment.rows)
@@ -199,6 +209,14 @@ class _Asked:
         scale = None if source.is_known else source.guidance_scale
         told = (self.prompts[0], self.method.source_prompt, request.source_word, id(request.mask))
         return name, id(request.inversion), told, scale, own
+
+    @property
+    def kin(self) -> tuple[object, ...]:
+        """Equal for two that differ in nothing but what their methods inject, and for how long."""
+        request = self.request
+        words, things = (request.source_word, request.target_word), (request.mask, request.inversion, request.reference)
+        told = (*self.prompts, *words, request.adain, request.seed, *map(id, things))
+        return *told, *self.method.beside_injections
 
     def settings(self, model: StableDiffusion) -> dict[str, Any]:
         """All that this one took, but for what its run shows."""

@@ -1,12 +1,14 @@
 """Denoise several pictures side by side, each taking from the others what a method says: Photoswap, Algorithm 1.
 
 The loop is one for every method. It computes only the rows that somebody needs: those of the pictures whose latents
-are not known beforehand, those that they take from, and those that a follower reads.
+latents are not known beforehand, those that they take from, and those that a follower reads. Targets that are alike,
+into which the same has been injected so far, have one estimate between them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import groupby
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from models.unet import UNet
 from samplers import Schedule, Step, guide, move
 
 from .edits import hook_table
-from .injections import BOTH, SOURCE, Injection, Row, rows_needed
+from .injections import BOTH, SOURCE, TARGET, Injection, Row, rows_needed
 from .method import Follower, Latents, Method, Run, Update
 from .origins import Renamed, in_run, renamed_update, seen_by
 from .pictures import Picture
@@ -41,12 +43,15 @@ def side_by_side(
     *,
     followers: Sequence[Follower] = (),
     generator: torch.Generator | Mapping[str, torch.Generator] | None = None,
+    alike: Sequence[Sequence[str]] = (),
 ) -> Iterator[Moment]:
     """Run a method, or one for each of several targets by name, and yield after every step; the last has the result.
 
     pictures: by name; a single method moves the one called "target". Stop whenever you like; previews and progress are
     what you do between two steps. followers: beside the method's own, after them. generator: of methods that draw, one
     for all or one for each target by name. Of several sources, a target's `Picture.origins` says which is its own.
+    alike: groups of targets that differ in nothing but what is injected into them, and for how long; up to the step
+    where that parts them the first of a group is computed for all, so that runs with a common beginning are a tree.
     Raises ValueError, before the first step, for pictures and methods that do not fit each other.
     """
     methods = {"target": method} if isinstance(method, Method) else method
@@ -56,11 +61,12 @@ def side_by_side(
     followers = [*(follower for name, m in methods.items() for follower in _followers(m, seen[name], name)), *followers]
     updates = [ddim(run), *(update for name, m in methods.items() if (update := _update(m, seen[name], name)))]
     latents, first = _start(run, methods, seen)
-    for phase in phases(run, methods, followers, first):
+    for phase in phases(run, methods, followers, first, alike):
         call = _Call(run, phase, followers)
         for step in phase.steps:
             outputs = call(latents, step)
             eps = {name: _guided(run, name, outputs, latents[name], step) for name in phase.moving}
+            eps |= {name: eps[leader] for name, leader in phase.leaders.items()}
             moved = [update(latents, eps, step) for update in updates]
             latents = {name: z for some in moved for name, z in some.items()}
             for follower in followers:
@@ -80,35 +86,67 @@ def ddim(run: Run) -> Update:
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps in a row in which the same is injected in the same rows, and the pictures whose eps they give."""
+    """Steps in a row in which the same is injected in the same rows, and the pictures whose eps they give.
+
+    leaders: targets that have no rows of their own, each with the one that is computed for it.
+    """
 
     steps: tuple[Step, ...]
     injections: tuple[Injection, ...]
     rows: tuple[Row, ...]
     moving: tuple[str, ...]
+    leaders: Mapping[str, str] = field(default_factory=dict)
 
 
-def phases(run: Run, methods: Mapping[str, Method], followers: Sequence[Follower] = (), first: int = 0) -> list[Phase]:
+def phases(
+    run: Run,
+    methods: Mapping[str, Method],
+    followers: Sequence[Follower] = (),
+    first: int = 0,
+    alike: Sequence[Sequence[str]] = (),
+) -> list[Phase]:
     """The run cut where what is injected, or the rows that somebody needs, changes."""
-    pictures, sites = run.pictures, run.unet.all_sites
-    size = next(iter(pictures.values())).size
-    driven = set(_driven(methods, pictures))
-    moving = tuple(name for name, picture in pictures.items() if name in driven or not picture.is_known)
+    pictures, driven = run.pictures, set(_driven(methods, run.pictures))
     order = [Row(half, name) for half in BOTH for name in pictures]
-
-    def content(step: Step) -> tuple[tuple[Injection, ...], tuple[Row, ...]]:
-        aimed = [
-            i.aimed_at(name, pictures[name].origins) for name, m in methods.items() for i in m.injections(step.index)
-        ]
-        every = [injection.at(sites, size) for injection in aimed]
-        injections = tuple(injection for injection in every if injection.addresses)
+    cuts = []
+    for step in run.steps[first:]:
+        injected = _injected(run, methods, step)
+        alike = parted(alike, injected)
+        leaders = {name: group[0] for group in alike for name in group[1:]}
+        moves = [name for name, picture in pictures.items() if name in driven or not picture.is_known]
+        moving = tuple(name for name in moves if name not in leaders)
+        injections = tuple(i for name, found in injected.items() if name not in leaders for i in found)
         own = {Row(half, name) for name in moving for half in pictures[name].halves(step.index)}
-        read = {row for follower in followers for row in follower.rows()}
+        read = {row for follower in followers for row in _led(follower, leaders).rows()}
         rows = rows_needed(own | read, injections, pictures)
-        return injections, tuple(row for row in order if row in rows)
+        cuts.append((step, (injections, tuple(row for row in order if row in rows), moving, leaders)))
+    return [Phase(tuple(step for step, _ in cut), *content) for content, cut in groupby(cuts, key=itemgetter(1))]
 
-    grouped = groupby(run.steps[first:], key=content)
-    return [Phase(tuple(steps), injections, rows, moving) for (injections, rows), steps in grouped]
+
+def parted(alike: Sequence[Sequence[str]], injected: Mapping[str, Sequence[Injection]]) -> list[list[str]]:
+    """Groups of targets cut into those that take the same in this step. injected: into each."""
+    groups: dict[tuple[int, tuple[Injection, ...]], list[str]] = {}
+    for number, names in enumerate(alike):
+        for name in names:
+            plain = tuple(replace(i, into=TARGET) if i.into == name else i for i in injected[name])
+            groups.setdefault((number, plain), []).append(name)
+    return list(groups.values())
+
+
+def _injected(run: Run, methods: Mapping[str, Method], step: Step) -> dict[str, list[Injection]]:
+    """What each target takes in a step, and from whom, at the addresses there are."""
+    sites, size = run.unet.all_sites, next(iter(run.pictures.values())).size
+    every = {
+        name: [i.aimed_at(name, run.pictures[name].origins).at(sites, size) for i in method.injections(step.index)]
+        for name, method in methods.items()
+    }
+    return {name: [injection for injection in found if injection.addresses] for name, found in every.items()}
+
+
+def _led(follower: Follower, leaders: Mapping[str, str]) -> Follower:
+    """A follower that reads, in place of targets without rows of their own, those that are computed for them."""
+    names = {row.picture: leaders[row.picture] for row in follower.rows() if row.picture in leaders}
+    return Renamed(follower, names) if names else follower
 
 
 class _Call:
@@ -118,7 +156,7 @@ class _Call:
         self.run, self.rows = run, phase.rows
         read: Hooks = {}
         for follower in followers:
-            read = merge(read, follower.hooks(phase.rows, run.unet.sites))
+            read = merge(read, _led(follower, phase.leaders).hooks(phase.rows, run.unet.sites))
         table = hook_table(phase.injections, phase.rows, run.pictures, read.keys())
         self.hooks = run.unet.prepare_hooks(merge(table, read))
         unconds = [run.pictures[row.picture].uncond for row in phase.rows if row.half == "uncond"]

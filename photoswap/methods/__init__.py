@@ -12,6 +12,9 @@ from the step (0 is the noisiest) to what goes from whom to whom. Twenty lines a
             if step < self.M:
                 yield Injection("M", halves=COND)
 
+With `injected = ("M",)` too, which says that M does nothing else, runs that differ in it alone share their work as long
+as they inject the same.
+
 `Injection` says what a quantity, its sites and its halves may be; origin and into are names of pictures, "source" and
 "target" unless a method has references. What a method does beside injecting it says by overriding
 

@@ -6,6 +6,7 @@ its inversion stood.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from photoswap.injections import COND, Injection
 from photoswap.method import Method, check_shares
@@ -15,6 +16,7 @@ from photoswap.method import Method, check_shares
 class FreePromptEditing(Method):
     """M for a share of the steps, at sites of at most 32 x 32 queries, in the conditional half."""
 
+    injected: ClassVar = ("self_replace_steps",)
     self_replace_steps: float = 0.8
     source_prompt: str | None = ""
 

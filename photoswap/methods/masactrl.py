@@ -6,7 +6,7 @@ Settings bear the names of TencentARC/MasaCtrl. It changes the pose and keeps th
 from collections.abc import Iterator
 from dataclasses import dataclass
 from sys import maxsize
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from photoswap.injections import Injection
 from photoswap.method import Method, is_count
@@ -22,6 +22,7 @@ class MasaCtrl(Method):
     "mask", where the subject looks at the source's subject and the rest at the rest, by the pictures' masks "subject".
     """
 
+    injected: ClassVar = ("step", "layer", "kind")
     step: int = 4
     layer: int = 10
     kind: Kind = "plain"

@@ -28,6 +28,7 @@ class Photoswap(Method):
     """
 
     counts: ClassVar[tuple[str, ...]] = ("phi", "M", "A")
+    injected: ClassVar[tuple[str, ...]] = ("phi", "M", "A", "align", "max_queries")
     phi: int = 10
     M: int = 25
     A: int = 20

@@ -6,6 +6,7 @@ inversion stood, and gives to both halves of guidance by one row.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from models.hooks import Site
 from photoswap.injections import Injection
@@ -23,6 +24,7 @@ def from_decoder_layer_4(site: Site) -> bool:
 class PlugAndPlay(Method):
     """Queries and keys for a share of the steps, residual features for another."""
 
+    injected: ClassVar = ("pnp_attn_t", "pnp_f_t")
     pnp_attn_t: float = 0.5
     pnp_f_t: float = 0.8
     negative_prompt: str = "ugly, blurry, black, low res, unrealistic"

@@ -6,7 +6,7 @@ word for word; "refine" the columns of the tokens both prompts share; reweightin
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from models.tokenizer import Tokenizer
 from photoswap.blend import Blend, LocalBlend
@@ -25,6 +25,7 @@ class PromptToPrompt(Method):
     blend: keep the source's latents outside the subject, or None.
     """
 
+    injected: ClassVar = ("edit", "cross_replace_steps", "self_replace_steps")
     edit: EditName = "refine"
     cross_replace_steps: float = 0.8
     self_replace_steps: float = 0.4

@@ -23,6 +23,7 @@ class ReferenceAttention(Method):
 
     keeps_outside: ClassVar = True
     wants: ClassVar = ("mask", "reference")
+    injected: ClassVar = ("self_replace_steps", "start_step", "start_layer")
     self_replace_steps: float = 0.1
     start_step: int = 4
     start_layer: int = 10
