@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from photoswap.pipeline import SwapRequest, SwapResult, generate, generate_latents, swap, swap_all
     from train.concepts import apply_concept as apply
     from train.config import dreambooth_config
-    from train.dreambooth import learn
+    from train.learn import learn
     from weights.load import load
 
 __all__ = [
@@ -48,7 +48,7 @@ _PLACES = {
     "generate": "photoswap.pipeline",
     "generate_latents": "photoswap.pipeline",
     "invert": "photoswap.inversion:invert_image",
-    "learn": "train.dreambooth",
+    "learn": "train.learn",
     "load": "weights.load",
     "official": "photoswap.methods",
     "paint": "photoswap.paint",

@@ -21,7 +21,7 @@ from photoswap.methods import Method, Photoswap
 from photoswap.pipeline import SwapResult, swap
 from train.concepts import apply_concept
 from train.config import DreamBoothConfig, dreambooth_config
-from train.dreambooth import learn
+from train.learn import learn
 from train.world import Look
 from weights.atomic import atomic
 

@@ -26,7 +26,7 @@ from photoswap.inversion import invert_image, reconstruct
 from photoswap.inversions import INVERSIONS
 from photoswap.methods import Photoswap
 from train.concepts import apply_concept
-from train.dreambooth import learn
+from train.learn import learn
 from weights.atomic import atomic
 from weights.load import load
 

@@ -92,14 +92,14 @@ def test_a_centre_crop_is_the_models_own_encoding(model, sample):
     with torch.no_grad():
         wanted = model.encode_image(image, generator() if sample else None)[0].cpu()
     # batches of one and two pictures may round differently
-    torch.testing.assert_close(examples.latents(1, generator()), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(examples.draw(1, generator()).x0, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_centre_crop_is_encoded_once(model):
     calls = []
     handle = model.vae.encoder.register_forward_hook(lambda *_: calls.append(1))
     examples = CentreCrops(model, [picture(0), picture(1)], SIZE)
-    first, second = (examples.latents(0, g) for g in (generator(1), generator(2)))
+    first, second = (examples.draw(0, g).x0 for g in (generator(1), generator(2)))
     handle.remove()
     assert len(calls) == 1
     assert not torch.equal(first, second)
@@ -113,24 +113,24 @@ def test_the_resampling_is_the_one_asked_for(model, crops):
         found = crops(model, [picture(3, 2 * SIZE, 2 * SIZE)], SIZE, False, name)
         with torch.no_grad():
             latents = model.encode_image(to_tensor(wanted)[None])[0].cpu()
-        assert torch.equal(found.latents(0, generator()), latents), name
+        assert torch.equal(found.draw(0, generator()).x0, latents), name
 
 
 @pytest.mark.parametrize("size", [(96, 80), (70, 200), (SIZE, SIZE), (20, 33)])
 def test_a_random_crop_is_a_square_of_the_picture(model, size):
     examples = RandomCrops(model, [picture(0, *size)], SIZE, sample=False)
     assert min(examples.images[0].shape[1:]) == SIZE
-    crops = [examples.latents(0, generator(seed)) for seed in range(6)]
+    crops = [examples.draw(0, generator(seed)).x0 for seed in range(6)]
     assert crops[0].shape == (4, SIZE // 8, SIZE // 8)
     assert crops[0].dtype == torch.float32 and crops[0].device.type == "cpu"
-    assert torch.equal(crops[0], examples.latents(0, generator(0)))
+    assert torch.equal(crops[0], examples.draw(0, generator(0)).x0)
     assert all(torch.equal(crops[0], crop) for crop in crops) == (size[0] == size[1])
 
 
 def test_random_crops_reach_every_offset(model):
     examples = RandomCrops(model, [picture(0, SIZE + 2, SIZE)], SIZE, sample=False)
     g = generator()
-    found = {examples.latents(0, g).numpy().tobytes() for _ in range(30)}
+    found = {examples.draw(0, g).x0.numpy().tobytes() for _ in range(30)}
     assert len(found) == 3
 
 
@@ -140,7 +140,7 @@ def stream(model, count: int = 3, seed: int = 5) -> Stream:
 
 def test_every_picture_comes_once_a_round(model):
     s = stream(model)
-    means = [s.examples.latents(i, generator()) for i in range(3)]
+    means = [s.examples.draw(i, generator()).x0 for i in range(3)]
     rows = s.next_rows(9).x0
     order = [next(i for i in range(3) if torch.equal(means[i], row)) for row in rows]
     assert [sorted(order[i : i + 3]) for i in (0, 3, 6)] == [[0, 1, 2]] * 3

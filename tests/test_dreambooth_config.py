@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from train.config import PRESETS, DreamBoothConfig, dreambooth_config
+from train.config import DreamBoothConfig, dreambooth_config
+from train.presets import DREAMBOOTH
 
 NAN = float("nan")
 
@@ -19,7 +20,7 @@ def test_presets_are_the_published_numbers():
         and dreambooth_config("miniature", "owl").class_text == "a photo of an owl"
         and dreambooth_config("miniature", "owl").class_text == "a photo of an owl"
     )
-    assert all(dreambooth_config(name, "cat") for name in PRESETS)
+    assert all(dreambooth_config(name, "cat") for name in DREAMBOOTH)
     script = dreambooth_config("script", "cat")
     assert (script.learning_rate, script.class_pictures) == (5e-6, 100)
     assert script.random_crop and script.resampling == "bilinear" and script.betas == paper.betas

@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from spoiled import contents, put, spoiled_bytes, spoiled_tensors, spoiled_texts
-from test_dreambooth import QUICK, build, pictures
+from test_dreambooth import QUICK, build, learner_of, pictures
 from test_records import LONGEST, sentence
 
 from train.data import CentreCrops, Stream
-from train.dreambooth import CHECKPOINT_FILE, learn
-from train.learner import Learner, check_state
+from train.learn import CHECKPOINT_FILE, learn
+from train.learner import check_state
+from train.methods import method_of
 from train.run_file import RunRecord, copy_into, read_run, write_run
 from weights import fingerprint
 from weights.load import networks_of
@@ -44,7 +45,7 @@ def test_a_checkpoint_is_read_again(tmp_path):
 
 ALLOWED = {"base": {"text", "lines"}, "pictures": {"text", "lines"}, "done": {"zero"}, "settings": {"object"}}
 SHAPES = ("flat", "a scalar", "one axis more", "empty", "longer in 0", "longer in 1", "1e+30")
-WANTED = ("unet.a.weight", "instances.generator", "instances.queue")
+WANTED = ("instances.generator", "instances.queue")
 
 
 def test_no_spoilt_checkpoint_is_read(tmp_path):
@@ -87,13 +88,11 @@ def test_no_damaged_bytes_end_in_anything_but_a_sentence(tmp_path):
 @pytest.fixture(scope="module")
 def learner():
     model = build()
-    return Learner(model, QUICK, Stream(CentreCrops(model, pictures(), 64), 1000, 0), None)
+    return learner_of(model, QUICK, Stream(CentreCrops(model, pictures(), 64), 1000, 0))
 
 
 @pytest.fixture(scope="module")
 def begun(learner):
-    for net in learner.networks.values():
-        net.requires_grad_(True)
     learner.step()
     return {name: tensor.detach().clone() for name, tensor in learner.state().items()}
 
@@ -117,9 +116,10 @@ MOMENT = "adamw.unet.conv_in.weight.exp_avg"
     ],
 )
 def test_the_state_of_another_run_is_refused(learner, begun, changes, what):
+    shapes = method_of(QUICK).shapes(learner.model, QUICK)
     spoilt = {name: tensor for name, tensor in {**begun, **changes}.items() if tensor is not None}
     with pytest.raises(ValueError, match=what):
-        check_state(learner.model, replace(QUICK, prior_weight=0.0), spoilt, 1, pictures=2)
+        check_state(shapes, spoilt, 1, {"instances": 2})
 
 
 def test_a_damaged_checkpoint_is_named_when_a_run_is_resumed(tmp_path):
@@ -139,6 +139,7 @@ def test_a_checkpoint_of_the_first_version_is_read(tmp_path, random_crop, resamp
     del about["version"]
     put(tmp_path / "old", held, json.dumps(about))
     wanted = {"random_crop": random_crop, "resampling": resampling, "gradient_checkpointing": True}
+    wanted |= {"method": "dreambooth", "scale_learning_rate": False}
     assert read_run(tmp_path / "old")[1].settings == wanted
 
 

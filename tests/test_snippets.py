@@ -82,14 +82,14 @@ def at_home(tmp_path, monkeypatch) -> None:
 @pytest.fixture
 def learning_cut_short(monkeypatch) -> None:
     """A concept is learnt for two steps."""
-    post_init = train.config.DreamBoothConfig.__post_init__
+    post_init = train.config.LearnConfig.__post_init__
 
-    def shortened(config: train.config.DreamBoothConfig) -> None:
+    def shortened(config: train.config.LearnConfig) -> None:
         for name, most in {"steps": 2, "class_pictures": 2, "class_steps": 2}.items():
             object.__setattr__(config, name, min(getattr(config, name), most))
         post_init(config)
 
-    monkeypatch.setattr(train.config.DreamBoothConfig, "__post_init__", shortened)
+    monkeypatch.setattr(train.config.LearnConfig, "__post_init__", shortened)
 
 
 @pytest.mark.parametrize("snippet", snippets("python"), ids=str)

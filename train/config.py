@@ -1,17 +1,20 @@
-"""The numbers of DreamBooth: Photoswap's, those of the published training script, and the miniature's."""
+"""The numbers of learning a concept: what all methods have, and what each has of its own. train/presets.py has sets."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, cast, get_args
 
 from models.prompts import article
-from weights.records import quoted
+from train.presets import PRESETS
+from weights.records import listed, quoted
 
 # Settings that say how far to go and what to show on the way; a resumed run may differ in them.
 FREE = ("steps", "checkpoint_every", "sample_every", "sample_prompt", "concept_dtype")
 
 Resampling = Literal["lanczos", "bilinear"]
 ConceptDtype = Literal["float32", "float16"]
+Layers = Literal["attention", "linear"]
+CHOICES = {"resampling": Resampling, "concept_dtype": ConceptDtype, "layers": Layers}
 
 # The least and the largest of each number; where the least is excluded, EXCLUDED says so. Far beyond what anyone
 # learns with, and near enough that memory and time do not run out over a slip of the finger.
@@ -22,6 +25,7 @@ COUNTS: Mapping[str, tuple[int, int]] = {
     "class_steps": (1, 1000),
     "seed": (0, 2**63 - 1),
     "size": (1, 16384),
+    "rank": (1, 1024),
 }
 NUMBERS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("learning_rate", "text_learning_rate", "epsilon"), (0.0, 1.0)),
@@ -30,24 +34,24 @@ NUMBERS: Mapping[str, tuple[float, float]] = {
     "prior_weight": (0.0, 1000.0),
     "class_guidance": (0.0, 100.0),
     "min_snr": (0.0, 1e6),
+    "alpha": (0.0, 1e6),
 }
-EXCLUDED = ("steps", "learning_rate", "text_learning_rate", "epsilon", "min_snr")
+EXCLUDED = ("steps", "learning_rate", "text_learning_rate", "epsilon", "min_snr", "alpha")
 
 
 @dataclass(frozen=True)
-class DreamBoothConfig:
-    """How a concept is learnt. Raises ValueError for values that make no sense.
+class LearnConfig:
+    """How a concept is learnt, by whatever method. Raises ValueError for values that make no sense.
 
-    The defaults are Photoswap's for SD 2.1 (arXiv:2305.18286, section 4): AdamW at 1e-6, 800 steps, U-Net and text
-    encoder. What the paper leaves open is as in its authors' later script (200 class pictures, batch 1, prior weight 1)
-    and in the training script that this one calls: AdamW's other numbers, clipping, latents drawn from the Gaussian.
+    What the methods' papers and scripts agree on stands here as a default; what they do not, in their own class below.
     Two things are ours: the middle square of a picture rather than a random one, so that it is encoded once, and
-    Lanczos rather than bilinear resampling. PRESETS["script"] has the training script's own defaults instead.
+    Lanczos rather than bilinear resampling.
 
     class_word: what kind of thing the subject is, for instance "cat". token: the word that comes to mean this one.
     instance_prompt, class_prompt: None makes "a photo of a sks cat" and "a photo of a cat" of them.
     steps: of the optimizer; each sees batch x accumulate pictures of the subject and as many of the class.
-    text_learning_rate: None takes learning_rate. clip: largest norm of the gradient, 0 for none.
+    scale_learning_rate: the rates are for one picture, and multiplied by how many a step sees. clip: largest norm of
+    the gradient, 0 for none.
     prior_weight: of the class pictures' loss; 0 learns without class pictures. class_pictures: how many the model
     draws, with class_steps sampler steps at class_guidance, class_batch at once.
     gradient_checkpointing: activations are recomputed rather than kept. bfloat16: networks run under autocast, also
@@ -58,6 +62,8 @@ class DreamBoothConfig:
     sample_prompt: None takes instance_prompt. concept_dtype: of the concept's file.
     """
 
+    method: ClassVar[str] = ""
+
     class_word: str
     token: str = "sks"
     instance_prompt: str | None = None
@@ -66,12 +72,11 @@ class DreamBoothConfig:
     batch: int = 1
     accumulate: int = 1
     learning_rate: float = 1e-6
-    text_learning_rate: float | None = None
+    scale_learning_rate: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-2
     epsilon: float = 1e-8
     clip: float = 1.0
-    train_text_encoder: bool = True
     prior_weight: float = 1.0
     class_pictures: int = 200
     class_steps: int = 50
@@ -98,11 +103,12 @@ class DreamBoothConfig:
         if self.token not in self.instance_text:
             raise ValueError(f"instance_prompt {self.instance_text!r} lacks the token {self.token!r}; put it in")
         for name in (*COUNTS, *NUMBERS):
-            _check(name, getattr(self, name))
+            if hasattr(self, name):
+                _check(name, getattr(self, name))
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are {self.betas}; want two numbers in [0, 1)")
-        for name, options in {"resampling": Resampling, "concept_dtype": ConceptDtype}.items():
-            if getattr(self, name) not in get_args(options):
+        for name, options in CHOICES.items():
+            if hasattr(self, name) and getattr(self, name) not in get_args(options):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; want one of {', '.join(get_args(options))}")
 
     @property
@@ -115,12 +121,73 @@ class DreamBoothConfig:
         """The prompt of the class pictures."""
         return self.class_prompt or f"a photo of {article(self.class_word)} {self.class_word}"
 
+    @property
+    def instance_texts(self) -> tuple[str, ...]:
+        """Every prompt that reference pictures are shown under, by the index that rows have for it."""
+        return (self.instance_text,)
+
+    @property
+    def class_texts(self) -> tuple[str, ...]:
+        """Every prompt that class pictures are shown under, by the index that rows have for it; empty without them."""
+        return (self.class_text,) if self.prior_weight else ()
+
+    def rate(self, said: float | None = None) -> float:
+        """The rate that the optimizer takes. said: one that is said for a part, None for learning_rate."""
+        seen = self.batch * self.accumulate if self.scale_learning_rate else 1
+        return (self.learning_rate if said is None else said) * seen
+
     def settings(self) -> dict[str, Any]:
-        """Every number of the configuration, as JSON holds it."""
-        return {**asdict(self), "betas": list(self.betas)}
+        """Every number of the configuration, as JSON holds it, and the method's name."""
+        return {"method": self.method, **asdict(self), "betas": list(self.betas)}
 
 
-OPTIONAL = ("text_learning_rate", "min_snr", "size")  # None has a meaning
+@dataclass(frozen=True)
+class DreamBoothConfig(LearnConfig):
+    """DreamBooth: all of the U-Net learns, and of the text encoder.
+
+    The defaults are Photoswap's for SD 2.1 (arXiv:2305.18286, section 4): AdamW at 1e-6, 800 steps, U-Net and text
+    encoder. What the paper leaves open is as in its authors' later script (200 class pictures, batch 1, prior weight 1)
+    and in the training script that this one calls: AdamW's other numbers, clipping, latents drawn from the Gaussian.
+    PRESETS has the training script's own defaults as "script".
+
+    text_learning_rate: None takes learning_rate.
+    """
+
+    method: ClassVar[str] = "dreambooth"
+
+    train_text_encoder: bool = True
+    text_learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class LoRAConfig(LearnConfig):
+    """LoRA: a product of two thin matrices learns beside every layer that is named.
+
+    The defaults are those of the example that diffusers gives for its script train_dreambooth_lora.py: rank 4, 1e-4,
+    500 steps, attention alone, no class pictures.
+
+    rank: columns of one factor and rows of the other. alpha: what is added is alpha / rank x up @ down; None takes the
+    rank. layers: "attention", the projections of every attention layer, as in diffusers; "linear", all that is linear
+    in the transformers, as in kohya's sd-scripts. train_text_encoder: its layers too. text_learning_rate: None takes
+    learning_rate.
+    """
+
+    method: ClassVar[str] = "lora"
+
+    steps: int = 500
+    learning_rate: float = 1e-4
+    prior_weight: float = 0.0
+    rank: int = 4
+    alpha: float | None = None
+    layers: Layers = "attention"
+    train_text_encoder: bool = False
+    text_learning_rate: float | None = None
+
+
+CONFIGS: Mapping[str, type[LearnConfig]] = {config.method: config for config in (DreamBoothConfig, LoRAConfig)}
+
+
+OPTIONAL = ("text_learning_rate", "min_snr", "size", "alpha")  # None has a meaning
 
 
 def _check(name: str, value: Any) -> None:
@@ -140,34 +207,27 @@ def _spelled(high: float) -> str:
     return f"{high:,}" if high < 2**31 else "2^63 - 1"
 
 
-# "script": the defaults of the training script that DreamBooth is usually run with (diffusers'
-# train_dreambooth.py) where they differ from Photoswap's; how many steps and the text encoder are its caller's choice.
-# The follow-up script of Photoswap's authors has 2e-6 for SD 1.5. The miniature's numbers are for 4 references on a
-# CPU of two cores, where 350 steps take about a minute and a half.
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "sd21": {},
-    "sd21-base": {},
-    "sd15": {"learning_rate": 2e-6},
-    "script": {"learning_rate": 5e-6, "random_crop": True, "resampling": "bilinear", "class_pictures": 100},
-    "miniature": {
-        "learning_rate": 2.5e-4,
-        "text_learning_rate": 5e-4,
-        "steps": 350,
-        "batch": 4,
-        "mirror": True,
-        "class_pictures": 24,
-        "class_steps": 20,
-        "class_guidance": 2.0,
-        "class_batch": 12,
-    },
-}
+def learn_config(method: str, preset: str, class_word: str, **changes: Any) -> LearnConfig:
+    """The configuration of a method (CONFIGS) by the name of a preset (PRESETS), a model's or "script", with changes.
+
+    Raises ValueError for an unknown name, and for a change of a setting that the method does not have.
+    """
+    if method not in CONFIGS:
+        raise ValueError(f"no method {quoted(method)} to learn by; there are {', '.join(CONFIGS)}")
+    presets, config = PRESETS[method], CONFIGS[method]
+    if preset not in presets:
+        raise ValueError(
+            f"no preset for {preset!r} in {method}; there are {', '.join(presets)}, or fill {config.__name__} yourself"
+        )
+    known = [field.name for field in fields(config)]
+    if strange := [name for name in changes if name not in known]:
+        raise ValueError(f"{method} has no setting {listed(strange)}; it has {', '.join(known)}")
+    return config(class_word, **{**presets[preset], **changes})
 
 
 def dreambooth_config(name: str, class_word: str, **changes: Any) -> DreamBoothConfig:
-    """The configuration of that name (PRESETS), a model's or "script", with changes.
+    """The configuration of DreamBooth by that preset, a model's or "script", with changes.
 
     Raises ValueError for an unknown name.
     """
-    if name not in PRESETS:
-        raise ValueError(f"no preset for {name!r}; there are {', '.join(PRESETS)}, or fill DreamBoothConfig yourself")
-    return DreamBoothConfig(class_word, **{**PRESETS[name], **changes})
+    return cast(DreamBoothConfig, learn_config("dreambooth", name, class_word, **changes))

@@ -49,13 +49,30 @@ def mirrored(pictures: Sequence[Image.Image]) -> list[Image.Image]:
     return [*pictures, *(ImageOps.mirror(picture) for picture in pictures)]
 
 
+class Example(NamedTuple):
+    """One picture as it is shown once.
+
+    x0: scaled latents (c h w), float32 on the CPU. mask: (1 h w), 1 where the loss counts. text: which of the prompts
+    it is shown under, an index.
+    """
+
+    x0: Tensor
+    mask: Tensor
+    text: int = 0
+
+
+def shown_whole(x0: Tensor) -> Example:
+    """The example of latents all of which count, under the first prompt."""
+    return Example(x0, torch.ones(1, *x0.shape[1:]))
+
+
 class Examples(Protocol):
     """Pictures as latents, by index."""
 
     def __len__(self) -> int: ...
 
-    def latents(self, index: int, generator: torch.Generator) -> Tensor:
-        """Scaled latents (c h w) of one picture, float32 on the CPU."""
+    def draw(self, index: int, generator: torch.Generator) -> Example:
+        """One picture; all that is random about it comes from the generator."""
         ...
 
     def digest(self) -> str:
@@ -84,8 +101,8 @@ class CentreCrops:
     def __len__(self) -> int:
         return len(self.moments)
 
-    def latents(self, index: int, generator: torch.Generator) -> Tensor:
-        return _latents(self.vae, self.moments[index : index + 1], generator if self.sample else None)
+    def draw(self, index: int, generator: torch.Generator) -> Example:
+        return shown_whole(_latents(self.vae, self.moments[index : index + 1], generator if self.sample else None))
 
     def digest(self) -> str:
         return self._digest
@@ -109,12 +126,12 @@ class RandomCrops:
     def __len__(self) -> int:
         return len(self.images)
 
-    def latents(self, index: int, generator: torch.Generator) -> Tensor:
+    def draw(self, index: int, generator: torch.Generator) -> Example:
         image = self.images[index]
         room = [side - self.size + 1 for side in image.shape[1:]]
         top, left = (int(torch.randint(places, (), generator=generator)) for places in room)
         crop = image[None, :, top : top + self.size, left : left + self.size]
-        return _latents(self.model.vae, _encode(self.model, crop), generator if self.sample else None)
+        return shown_whole(_latents(self.model.vae, _encode(self.model, crop), generator if self.sample else None))
 
     def digest(self) -> str:
         return _hash(self.images)
@@ -154,11 +171,17 @@ def _hash(tensors: Sequence[Tensor]) -> str:
 
 
 class Rows(NamedTuple):
-    """What one call of the network learns from. x0, eps: (b c h w), float32; t: (b,), long. All on the CPU."""
+    """What one call of the network learns from, all on the CPU.
+
+    x0, eps: (b c h w), float32. t: (b,), long. text: (b,), long, the index of each row's prompt. mask: (b 1 h w), 1
+    where the loss counts.
+    """
 
     x0: Tensor
     eps: Tensor
     t: Tensor
+    text: Tensor
+    mask: Tensor
 
     def join(self, other: "Rows") -> "Rows":
         """These rows, then the other ones."""
@@ -182,12 +205,13 @@ class Stream:
         """The next `count` rows."""
         return Rows(*(torch.stack(column) for column in zip(*(self._row() for _ in range(count)), strict=True)))
 
-    def _row(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _row(self) -> tuple[Tensor, ...]:
         if not self.queue:
             self.queue = torch.randperm(len(self.examples), generator=self.generator).tolist()
-        x0 = self.examples.latents(self.queue.pop(0), self.generator)
+        x0, mask, text = self.examples.draw(self.queue.pop(0), self.generator)
         eps = torch.randn(x0.shape, generator=self.generator)
-        return x0, eps, torch.randint(self.train_steps, (), generator=self.generator)
+        t = torch.randint(self.train_steps, (), generator=self.generator)
+        return x0, eps, t, torch.tensor(text), mask
 
     def state(self) -> dict[str, Tensor]:
         """Where the stream stands: the generator's state and what is left of the current round."""

@@ -11,12 +11,20 @@ from torch import Tensor
 from samplers import Schedule
 
 
-def squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each row, at least in float32. output, target: (b ...) of one shape. Returns (b,)."""
+def squared_error(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared error of each row, at least in float32. output, target: (b c h w) of one shape. Returns (b,).
+
+    mask: (b 1 h w), the weight of every place in its row's mean, some of it above 0 in every row; None weighs all
+    alike.
+    """
     if output.shape != target.shape:
         raise ValueError(f"output is {tuple(output.shape)} and target {tuple(target.shape)}; want one shape")
     dtype = torch.promote_types(torch.promote_types(output.dtype, target.dtype), torch.float32)
-    return (output.to(dtype) - target.to(dtype)).square().flatten(1).mean(1)
+    errors = (output.to(dtype) - target.to(dtype)).square()
+    if mask is None:
+        return errors.flatten(1).mean(1)
+    weights = mask.to(errors).expand_as(errors).flatten(1)
+    return (errors.flatten(1) * weights).sum(1) / weights.sum(1)
 
 
 def min_snr_weights(schedule: Schedule, t: Tensor, gamma: float) -> Tensor:

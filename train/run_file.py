@@ -31,12 +31,17 @@ class RunRecord:
     done: int
 
 
-def _from_version_1(version: int, record: dict[str, Any]) -> dict[str, Any]:
-    """The first version had one resampling for each way of cropping, and called gradient checkpointing otherwise."""
+def _upgraded(version: int, record: dict[str, Any]) -> dict[str, Any]:
+    """What an older version said, as this one says it.
+
+    The first had one resampling for each way of cropping, and called gradient checkpointing otherwise. The second knew
+    DreamBooth alone.
+    """
     settings = dict(record["settings"])
-    settings.setdefault("resampling", "bilinear" if settings.get("random_crop") else "lanczos")
-    settings["gradient_checkpointing"] = settings.pop("checkpointing", False)
-    return {**record, "settings": settings}
+    if version == 1:
+        settings.setdefault("resampling", "bilinear" if settings.get("random_crop") else "lanczos")
+        settings["gradient_checkpointing"] = settings.pop("checkpointing", False)
+    return {**record, "settings": {"method": "dreambooth", "scale_learning_rate": False, **settings}}
 
 
 RUN_KIND = FileKind(
@@ -46,8 +51,9 @@ RUN_KIND = FileKind(
         "adamw.*.step": TensorRule((), (torch.float32,), (0, 1e9), wanted=False),
         "adamw.*.exp_avg": TensorRule(dtypes=CHECKPOINT_DTYPES, wanted=False),
         "adamw.*.exp_avg_sq": TensorRule(dtypes=CHECKPOINT_DTYPES, limits=(0, LARGEST_SQUARE), wanted=False),
-        "unet.*": TensorRule(dtypes=CHECKPOINT_DTYPES),
+        "unet.*": TensorRule(dtypes=CHECKPOINT_DTYPES, wanted=False),
         "text.*": TensorRule(dtypes=CHECKPOINT_DTYPES, wanted=False),
+        "word/*": TensorRule(dtypes=CHECKPOINT_DTYPES, wanted=False),
         "instances.generator": TensorRule(("state",), (torch.uint8,)),
         "instances.queue": TensorRule(("instances left",), (torch.int64,), (0, 1e9)),
         "classes.generator": TensorRule(("state",), (torch.uint8,), wanted=False),
@@ -55,8 +61,8 @@ RUN_KIND = FileKind(
     },
     limits={"base": (1, 200), "pictures": (1, 200), "done": (0, 10**9)},
     sizes={"state": (1, 2**16), "instances left": (0, 2**24), "classes left": (0, 2**24)},
-    version=2,
-    upgrade=_from_version_1,
+    version=3,
+    upgrade=_upgraded,
     again="start again without resume",
 )
 
@@ -71,13 +77,20 @@ def read_run(path: str | Path) -> tuple[dict[str, Tensor], RunRecord]:
     return read(path, RUN_KIND)
 
 
-@torch.no_grad()
 def copy_into(networks: Mapping[NetworkName, nn.Module], tensors: Mapping[str, Tensor]) -> None:
     """Copy tensors named "network.name" into the networks, whose dtype and device stay. Every name, every shape.
 
     Raises ValueError naming some that are missing, unknown or of another shape; nothing is copied then.
     """
-    places = {f"{n}.{name}": p for n, network in networks.items() for name, p in network.state_dict().items()}
+    fill({f"{n}.{name}": p for n, network in networks.items() for name, p in network.state_dict().items()}, tensors)
+
+
+@torch.no_grad()
+def fill(places: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors into places of the same names, whose dtype and device stay. Every name, every shape.
+
+    Raises ValueError naming some that are missing, unknown or of another shape; nothing is copied then.
+    """
     strange = places.keys() ^ tensors.keys()
     strange |= {name for name in places.keys() & tensors.keys() if places[name].shape != tensors[name].shape}
     if strange:

@@ -1,29 +1,46 @@
 """Learn a subject from a few pictures of it, so that a word means it.
 
-This is DreamBooth. 3 to 5 pictures, the subject alone in each, differing in
-pose, light and background, serve best; with SD 2.1 up to 20. The folder --out
-receives concept.safetensors, which `generate`, `invert` and `swap` take as
---concept, and with --checkpoint-every, or on Ctrl-C, a checkpoint from which
---resume goes on.
+3 to 5 pictures, the subject alone in each, differing in pose, light and
+background, serve best; with SD 2.1 up to 20. Of the methods, dreambooth moves
+all weights and is closest to the subject; lora learns a few megabytes beside
+them that other tools open too (docs/learn.md). The folder --out receives
+concept.safetensors, or lora.safetensors, which `generate`, `invert` and `swap`
+take as --concept, and with --checkpoint-every, or on Ctrl-C, a checkpoint from
+which --resume goes on.
 
 examples:
   photoswap learn cat-photos/ --class cat --out my-cat
+  photoswap learn cat-photos/ --class cat --method lora --rank 8 --model sd21-base --out my-cat-lora
   photoswap learn a.jpg b.jpg c.jpg --class dog --token sks --steps 400 --sample-every 100
   photoswap learn cat-photos/ --class cat --model sd21-base --dtype bfloat16 --gradient-checkpointing
 """
 
 import argparse
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING
 
 from photoswap.commands import arguments as types
 from photoswap.commands.common import add_common, load_model, refuse, seed_for
 from photoswap.commands.outputs import check_folder, check_free, say
 
+if TYPE_CHECKING:
+    from train.config import LearnConfig
+
 MOST_LEARNING_STEPS = 1_000_000  # some thousand times what a concept takes
 MOST_AT_ONCE = 1024  # pictures; a handful at 512 px fill a GPU of 80 GB
 MOST_PICTURES = 10_000  # of the class, where the papers have 200 to 1000
-CONCEPT, CHECKPOINT, SAMPLES = "concept.safetensors", "checkpoint.safetensors", "samples"
+CHECKPOINT, SAMPLES = "checkpoint.safetensors", "samples"
+CONCEPTS = {"dreambooth": "concept.safetensors", "lora": "lora.safetensors"}  # by method: what it writes
+# Flags that only some methods have a use for. The configurations say the same; a test compares.
+OWN = {
+    "rank": ("lora",),
+    "alpha": ("lora",),
+    "layers": ("lora",),
+    "train_text_encoder": ("dreambooth", "lora"),
+    "text_learning_rate": ("dreambooth", "lora"),
+}
+OF_CLASS = ("class_pictures", "class_folder")
+PRESET_NAMES = ("sd21", "sd21-base", "sd15", "script", "miniature")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +56,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WORD",
         help="what it is: cat, for instance",
     )
+    parser.add_argument("--token", type=types.words, metavar="WORD", help="the word that will mean it (default: sks)")
     parser.add_argument(
-        "--token", type=types.words, default="sks", help="the rare word that will mean it (default: %(default)s)"
+        "--method", choices=tuple(CONCEPTS), default="dreambooth", help="what learns (default: %(default)s)"
     )
+    parser.add_argument(
+        "--preset",
+        choices=PRESET_NAMES,
+        help="whose numbers to learn with: a model's, or the published training script's (default: the model's)",
+    )
+    _add_of_methods(parser)
     group = parser.add_argument_group("learning")
     every = types.whole(0, MOST_LEARNING_STEPS)
     group.add_argument("--steps", type=types.whole(1, MOST_LEARNING_STEPS), metavar="N", help="of the optimizer")
@@ -53,6 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="steps of --batch pictures added up before the weights move",
     )
     group.add_argument("--learning-rate", type=types.number(0, 1, above=True), metavar="RATE", help="of AdamW")
+    group.add_argument(
+        "--scale-learning-rate",
+        action=argparse.BooleanOptionalAction,
+        help="multiply the rates by the pictures that one step sees",
+    )
     group.add_argument(
         "--prior-weight",
         type=types.number(0, 100),
@@ -76,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--sample-every", type=every, metavar="N", help="steps between sample pictures in samples/")
     group.add_argument("--checkpoint-every", type=every, metavar="N", help="steps between checkpoints")
-    group.add_argument("--concept-dtype", choices=("float32", "float16"), help="of concept.safetensors")
+    group.add_argument("--concept-dtype", choices=("float32", "float16"), help="of the concept's file")
     group.add_argument(
         "--keep-checkpoint", action="store_true", help="leave the checkpoint when done, for more steps with --resume"
     )
@@ -84,11 +113,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common(parser, "concept", "the folder for the concept")
 
 
+def _add_of_methods(parser: argparse.ArgumentParser) -> None:
+    """The flags that only some methods have."""
+    group = parser.add_argument_group("methods")
+    group.add_argument("--rank", type=types.whole(1, 1024), metavar="N", help="lora: of what is added to a layer")
+    group.add_argument(
+        "--alpha",
+        type=types.number(0, 1e6, above=True),
+        metavar="A",
+        help="lora: A / rank is the scale (default: the rank)",
+    )
+    group.add_argument(
+        "--layers", choices=("attention", "linear"), help="lora: attention alone, or all that is linear in transformers"
+    )
+    group.add_argument(
+        "--train-text-encoder", action=argparse.BooleanOptionalAction, help="dreambooth, lora: the text encoder too"
+    )
+    group.add_argument(
+        "--text-learning-rate",
+        type=types.number(0, 1, above=True),
+        metavar="RATE",
+        help="dreambooth, lora: of the text encoder (default: --learning-rate)",
+    )
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Learn and write the concept."""
     check(arguments)
     from train.data import read_pictures
-    from train.dreambooth import CHECKPOINT_FILE, CONCEPT_FILE, learn
+    from train.learn import learn
 
     alone = len(arguments.references) == 1
     pictures = read_pictures(arguments.references[0] if alone else arguments.references)
@@ -107,34 +160,49 @@ def run(arguments: argparse.Namespace) -> None:
             class_folder=arguments.class_folder,
         )
     except KeyboardInterrupt:
-        kept = (arguments.out / CHECKPOINT_FILE).is_file()
+        kept = (arguments.out / CHECKPOINT).is_file()
         goes_on = f"interrupted; what was learnt is in {arguments.out}: the same command with --resume goes on"
         raise KeyboardInterrupt(*[goes_on] * kept) from None
-    say(arguments.out / CONCEPT_FILE)
+    say(arguments.out / CONCEPTS[arguments.method])
 
 
 def check(arguments: argparse.Namespace) -> None:
     """Raise ValueError for flags that would change nothing, and for what may not be written."""
     if arguments.dtype == "float16":
         raise ValueError("steps of the optimizer round to nothing in float16; learn with --dtype bfloat16 or float32")
+    strange = [flag for flag, methods in OWN.items() if arguments.method not in methods]
+    refuse(arguments, f"with --method {arguments.method}", *strange)
+    if arguments.train_text_encoder is False:
+        refuse(arguments, "where the text encoder does not learn", "text_learning_rate")
     if arguments.prior_weight == 0:
-        refuse(arguments, "with --prior-weight 0, which learns without them", "class_pictures", "class_folder")
+        refuse(arguments, "with --prior-weight 0, which learns without them", *OF_CLASS)
     if arguments.resume and arguments.overwrite:
         raise ValueError("--resume goes on from what --overwrite would replace; leave one of them out")
     check_folder(arguments.out)
     again = arguments.overwrite or arguments.resume
     if not again and (arguments.out / CHECKPOINT).is_file():
         raise ValueError(f"{arguments.out} has a run to go on from: say --resume, or --overwrite to begin anew")
-    outputs = [arguments.out / CONCEPT, arguments.out / CHECKPOINT, *sorted((arguments.out / SAMPLES).glob("*.png"))]
+    outputs = [
+        arguments.out / CONCEPTS[arguments.method],
+        arguments.out / CHECKPOINT,
+        *sorted((arguments.out / SAMPLES).glob("*.png")),
+    ]
     read = [*arguments.references, arguments.model, arguments.config]
     check_free(outputs, read, again)
 
 
-def configure(arguments: argparse.Namespace, model: str) -> Any:
-    """The preset of the model, the published one where it has none, with the flags that were given."""
-    from train.config import PRESETS, DreamBoothConfig
+def configure(arguments: argparse.Namespace, model: str) -> "LearnConfig":
+    """The preset asked for, or the model's, or the published one where it has none, with the flags that were given."""
+    from train.config import CONFIGS, learn_config
+    from train.presets import PRESETS
 
-    names = {field.name for field in fields(DreamBoothConfig)} - {"class_word"}
+    names = {field.name for field in fields(CONFIGS[arguments.method])} - {"class_word"}
     given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
     given |= {"bfloat16": arguments.dtype == "bfloat16", "seed": seed_for(arguments.seed)}
-    return DreamBoothConfig(arguments.class_word, **{**PRESETS.get(model, {}), **given})
+    preset = arguments.preset or (model if model in PRESETS[arguments.method] else "sd21")
+    config = learn_config(arguments.method, preset, arguments.class_word, **given)
+    if not config.prior_weight:
+        refuse(arguments, "without a --prior-weight, which this preset does not have", *OF_CLASS)
+    if not getattr(config, "train_text_encoder", True):
+        refuse(arguments, "where the text encoder does not learn (--train-text-encoder)", "text_learning_rate")
+    return config

@@ -1,14 +1,14 @@
-"""DreamBooth: a few pictures of a subject, and a word comes to mean it.
+"""Learning a concept: a few pictures of a subject, and a word comes to mean it.
 
-arXiv:2208.12242, sections 3.2 and 3.3, as Photoswap uses it (arXiv:2305.18286, section 3.2): U-Net and text encoder are
-fine-tuned to denoise the references under a prompt with a rare token, beside pictures of the class under its plain
-prompt. Here is what surrounds the steps: pictures in, progress, checkpoints, the concept out.
+One loop for every method (train/methods); what a step does is in train/learner.py. Here is what surrounds the steps:
+pictures in, progress, checkpoints, the concept out.
 """
 
+import math
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,23 +19,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.stable_diffusion import StableDiffusion
-from train.concepts import Concept, replaced, save_concept
-from train.config import FREE, DreamBoothConfig
-from train.data import CentreCrops, Examples, PictureSource, RandomCrops, Stream, mirrored, read_pictures
-from train.learner import Learner, check_state, learning_networks
+from train.concepts import Concept
+from train.config import FREE, LearnConfig
+from train.data import CentreCrops, PictureSource, Stream, mirrored, read_pictures
+from train.learner import Learner, check_state
+from train.methods import method_of
 from train.prior import SampleSettings, class_pictures, sample_pictures
-from train.run_file import RUN_KIND, RunRecord, copy_into, read_run, write_run
+from train.ready import ready_to_learn
+from train.run_file import RUN_KIND, RunRecord, read_run, write_run
 from weights import fingerprint, mismatch
 from weights.atomic import atomic, check_space, clear
-from weights.load import networks_of
 from weights.records import quoted, shown
 
-CHECKPOINT_FILE, CONCEPT_FILE, CLASS_FOLDER, SAMPLE_FOLDER = (
-    "checkpoint.safetensors",
-    "concept.safetensors",
-    "class",
-    "samples",
-)
+CHECKPOINT_FILE, CLASS_FOLDER, SAMPLE_FOLDER = "checkpoint.safetensors", "class", "samples"
 AVERAGED_LOSSES = 20  # losses averaged in the progress bar: one alone says more of its timestep than of progress
 
 
@@ -52,7 +48,7 @@ class Watch:
 def learn(
     model: StableDiffusion,
     references: PictureSource | Sequence[PictureSource],
-    config: DreamBoothConfig,
+    config: LearnConfig,
     out: str | Path | None = None,
     *,
     progress: bool = True,
@@ -65,12 +61,13 @@ def learn(
 ) -> Concept:
     """Learn a concept from pictures. The model is trained in place, and is afterwards as it was: see `apply_concept`.
 
-    references: a folder, files or pictures of the subject, 3 to 5 of them. out: a folder for concept.safetensors,
-    checkpoint.safetensors and samples/; None writes nothing. resume: go on from the checkpoint in `out`, bit for bit as
-    if never stopped, wherever the device adds up in the same order each time. overwrite: begin anew although `out` has
-    a concept, or a checkpoint to resume from. keep_checkpoint: leave the checkpoint there when done, three times the
-    size of the concept; else it goes. class_folder: where class pictures are kept, for many concepts to share; None
-    takes class/ in `out`. on_step: told the step, from 1, and its loss. on_sample: given the step and a picture.
+    references: a folder, files or pictures of the subject, 3 to 5 of them. config: of the method to learn by. out: a
+    folder for the concept, whose file the method names, for checkpoint.safetensors and samples/; None writes nothing.
+    resume: go on from the checkpoint in `out`, bit for bit as if never stopped, wherever the device adds up in the same
+    order each time. overwrite: begin anew although `out` has a concept, or a checkpoint to resume from.
+    keep_checkpoint: leave the checkpoint there when done, with two numbers beside each that learns; else it goes.
+    class_folder: where class pictures are kept, for many concepts to share; None takes class/ in `out`. on_step: told
+    the step, from 1, and its loss. on_sample: given the step and a picture.
 
     Ctrl-C is honoured between two steps: the checkpoint is written, if there is an `out`, and KeyboardInterrupt raised.
     Raises ValueError, before anything is written, when the model is not float32, for a size that does not suit the
@@ -79,23 +76,28 @@ def learn(
     """
     size = config.size or model.config.native_size
     _check(model, size)
+    method = method_of(config)
+    shapes = method.shapes(model, config)
     watch = Watch(None if out is None else Path(out), progress, on_step, on_sample)
-    _check_folders(model, config, watch.folder, class_folder, overwrite or resume)
-    examples = _examples(model, config, size, read_pictures(references))
+    _check_folders(watch.folder, method.file, class_folder, overwrite or resume)
+    _check_room(model, config, watch.folder, sum(math.prod(shape) for shape in shapes.values()))
+    pictures = read_pictures(references)
+    examples = method.examples(model, config, size, mirrored(pictures) if config.mirror else pictures)
     for folder in (watch.folder, watch.folder / SAMPLE_FOLDER) if watch.folder else ():
         clear(folder)  # of what a killed run left half written
     settings = {**config.settings(), "size": size}
     about = RunRecord(fingerprint(model), examples.digest(), settings, 0)
-    saved = _saved(model, config, watch.folder, about, len(examples)) if resume else None
+    counts = {"instances": len(examples), **({"classes": config.class_pictures} if config.prior_weight else {})}
+    saved = _saved(model, config, watch.folder, about, shapes, counts) if resume else None
     classes = _classes(model, config, size, watch, class_folder) if config.prior_weight else None
-    with _ready_to_learn(model, config):
-        learner = Learner(model, config, Stream(examples, model.schedule.train_steps, config.seed), classes)
+    with ready_to_learn(model, config) as placed:
+        learner = Learner(model, config, placed, Stream(examples, model.schedule.train_steps, config.seed), classes)
         if saved is not None:
             learner.restore(*saved)
         _run(learner, size, about, watch)
         concept = _concept(learner, about)
     if watch.folder:
-        save_concept(concept, watch.folder / CONCEPT_FILE, getattr(torch, config.concept_dtype))
+        method.save(concept, watch.folder / method.file, model, getattr(torch, config.concept_dtype))
         if not keep_checkpoint:
             (watch.folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     return concept
@@ -114,10 +116,8 @@ def _check(model: StableDiffusion, size: int) -> None:
         )
 
 
-def _check_folders(
-    model: StableDiffusion, config: DreamBoothConfig, out: Path | None, classes: str | Path | None, again: bool
-) -> None:
-    """Raise ValueError unless what is learnt may be written and fits. again: over what an earlier run left there."""
+def _check_folders(out: Path | None, file: str, classes: str | Path | None, again: bool) -> None:
+    """Raise ValueError unless what is learnt may be written there. again: over what an earlier run left there."""
     for folder in (out, Path(classes) if classes else None):
         if folder and not next(parent for parent in (folder, *folder.absolute().parents) if parent.exists()).is_dir():
             raise ValueError(f"{shown(folder)} is a file or below one; name a folder")
@@ -125,22 +125,18 @@ def _check_folders(
         return
     if not again and (out / CHECKPOINT_FILE).exists():
         raise ValueError(f"{shown(out)} has the checkpoint of a run to resume; resume it, or overwrite it")
-    if not again and (out / CONCEPT_FILE).exists():
+    if not again and (out / file).exists():
         raise ValueError(f"{shown(out)} has a concept already; choose another folder, or overwrite it")
-    numbers = sum(p.numel() for net in learning_networks(model, config).values() for p in net.parameters())
-    kept = numbers * getattr(torch, config.concept_dtype).itemsize
-    check_space(out, kept + 3 * numbers * model.dtype.itemsize * bool(config.checkpoint_every))
 
 
-def _examples(model: StableDiffusion, config: DreamBoothConfig, size: int, pictures: Sequence[Image.Image]) -> Examples:
-    pictures = mirrored(pictures) if config.mirror else pictures
-    crops = RandomCrops if config.random_crop else CentreCrops
-    return crops(model, pictures, size, config.sample_latents, config.resampling)
+def _check_room(model: StableDiffusion, config: LearnConfig, out: Path | None, numbers: int) -> None:
+    """Raise ValueError unless so many learnt numbers fit on the disk, with two moments each in a checkpoint."""
+    if out is not None:
+        kept = numbers * getattr(torch, config.concept_dtype).itemsize
+        check_space(out, kept + 3 * numbers * model.dtype.itemsize * bool(config.checkpoint_every))
 
 
-def _classes(
-    model: StableDiffusion, config: DreamBoothConfig, size: int, watch: Watch, folder: str | Path | None
-) -> Stream:
+def _classes(model: StableDiffusion, config: LearnConfig, size: int, watch: Watch, folder: str | Path | None) -> Stream:
     """Rows of class pictures, which the model draws before it learns, unless they are there already."""
     home = Path(folder) if folder else watch.folder and watch.folder / CLASS_FOLDER
     pictures = class_pictures(
@@ -156,12 +152,17 @@ def _classes(
     return Stream(examples, model.schedule.train_steps, config.seed + 1)
 
 
-def _sample_settings(config: DreamBoothConfig, size: int) -> SampleSettings:
+def _sample_settings(config: LearnConfig, size: int) -> SampleSettings:
     return SampleSettings(size, config.class_steps, config.class_guidance, config.seed, config.bfloat16)
 
 
 def _saved(
-    model: StableDiffusion, config: DreamBoothConfig, folder: Path | None, about: RunRecord, pictures: int
+    model: StableDiffusion,
+    config: LearnConfig,
+    folder: Path | None,
+    about: RunRecord,
+    shapes: Mapping[str, tuple[int, ...]],
+    pictures: Mapping[str, int],
 ) -> tuple[dict[str, Tensor], int]:
     """The state to resume from and the steps behind it, once it is sure that it is of this run."""
     if folder is None or not (folder / CHECKPOINT_FILE).is_file():
@@ -182,34 +183,10 @@ def _saved(
     if begun.done > config.steps:
         raise ValueError(f"{where} has {begun.done} steps behind it, more than the {config.steps} asked for")
     try:
-        check_state(model, config, state, begun.done, pictures)
+        check_state(shapes, state, begun.done, pictures)
     except ValueError as error:
         raise RUN_KIND.damaged(folder / CHECKPOINT_FILE, error) from None
     return state, begun.done
-
-
-@contextmanager
-def _ready_to_learn(model: StableDiffusion, config: DreamBoothConfig) -> Iterator[None]:
-    """The model, ready to learn; afterwards weights, gradients and flags are again as they were."""
-    networks = learning_networks(model, config)
-    weights = {
-        f"{n}.{name}": t.to("cpu", copy=True) for n, net in networks.items() for name, t in net.state_dict().items()
-    }
-    flags = [(p, p.requires_grad) for net in networks_of(model).values() for p in net.parameters()]
-    checkpointing = [(net, net.gradient_checkpointing) for net in (model.unet, model.text_encoder)]
-    try:
-        for name, net in networks_of(model).items():
-            net.requires_grad_(name in networks)
-        for net, _ in checkpointing:
-            net.gradient_checkpointing = config.gradient_checkpointing
-        yield
-    finally:
-        copy_into(networks, weights)
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-            parameter.grad = None
-        for net, flag in checkpointing:
-            net.gradient_checkpointing = flag
 
 
 def _run(learner: Learner, size: int, about: RunRecord, watch: Watch) -> None:
@@ -260,15 +237,17 @@ def _keep(learner: Learner, about: RunRecord, watch: Watch) -> None:
 
 def _concept(learner: Learner, about: RunRecord) -> Concept:
     config = learner.config
+    token, class_word = method_of(config).subject(config)
     return Concept(
         base=about.base,
         base_name=learner.model.config.name,
-        token=config.token,
-        class_word=config.class_word,
+        token=token,
+        class_word=class_word,
         instance_prompt=config.instance_text,
         class_prompt=config.class_text,
         settings=about.settings,
-        changes=replaced({name: tensor.to("cpu", copy=True) for name, tensor in learner.weights().items()}),
+        changes=learner.placed.changes(),
+        words=learner.placed.words(),
     )
 
 
