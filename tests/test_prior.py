@@ -1,5 +1,6 @@
 """train.prior: class pictures are the model's own, drawn once."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,8 @@ from tiny_model import tiny_model
 
 import train.prior
 from models.images import load_image
-from train.prior import SampleSettings, class_pictures, sample_pictures
+from train.prior import CLASS_VARIABLE, SampleSettings, class_picture_folder, class_pictures, sample_pictures
+from weights.lock import locked
 
 SETTINGS = SampleSettings(size=64, steps=2, guidance_scale=2.0)
 
@@ -116,6 +118,58 @@ def test_another_model_prompt_or_way_of_drawing_has_its_own_pictures(model, tmp_
     with torch.no_grad():
         model.unet.conv_in.bias[0] -= 1
     assert len(drawn) == len(list(tmp_path.iterdir())) == 7
+
+
+def test_runs_that_want_the_same_pictures_draw_them_once_between_them(model, tmp_path, drawn, monkeypatch):
+    monkeypatch.setattr(train.prior, "WAIT", 0.01)
+    with ThreadPoolExecutor(
+        3
+    ) as pool:  # a lock is of a file opened once, so threads shut each other out as processes do
+        runs = [
+            pool.submit(class_pictures, model, "a cat", 3, SETTINGS, tmp_path, batch=1, progress=False)
+            for _ in range(3)
+        ]
+        found = [pixels(run.result()) for run in runs]
+    assert sorted(drawn) == [0, 1, 2]
+    assert all(np.array_equal(found[0], other) for other in found)
+    assert not list(tmp_path.rglob("lock"))
+
+
+def test_pictures_that_are_there_are_read_without_a_lock(model, tmp_path, drawn, monkeypatch):
+    class_pictures(model, "a cat", 2, SETTINGS, tmp_path, progress=False)
+    monkeypatch.setattr(train.prior, "locked", None)
+    class_pictures(model, "a cat", 2, SETTINGS, tmp_path, progress=False)
+    assert drawn == [0, 1]
+
+
+def test_a_run_that_waits_says_for_whom(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train.prior, "WAIT", 0.01)
+    home = tmp_path / train.prior._key(model, "a cat", SETTINGS)
+    home.mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        with locked(home / "lock"):
+            run = pool.submit(class_pictures, model, "a cat", 1, SETTINGS, tmp_path)
+            while not (told := capsys.readouterr().err):
+                assert not run.done()
+        run.result()
+    assert "waiting for process" in told and "draws the same pictures" in told
+
+
+def test_where_all_concepts_share_their_pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv(CLASS_VARIABLE, str(tmp_path / "shared"))
+    assert class_picture_folder(None) == tmp_path / "shared"
+    monkeypatch.delenv(CLASS_VARIABLE)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert class_picture_folder(None) == tmp_path / ".cache" / "photoswap" / "class-pictures"
+
+
+def test_a_shared_folder_that_cannot_be_written_to_is_left_alone(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv(CLASS_VARIABLE, str(tmp_path / "file" / "shared"))
+    assert class_picture_folder(tmp_path / "class") == tmp_path / "class"
+    monkeypatch.setenv(CLASS_VARIABLE, str(tmp_path))
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert class_picture_folder(tmp_path / "class") == tmp_path / "class"
 
 
 def test_without_a_folder_nothing_is_kept(model, tmp_path, monkeypatch, drawn):

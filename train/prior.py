@@ -6,7 +6,11 @@ DreamBooth (arXiv:2208.12242, section 3.3): while the model learns "a sks cat" f
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +23,11 @@ from models.stable_diffusion import StableDiffusion
 from samplers import guided_eps, sample
 from weights import fingerprint
 from weights.atomic import atomic, clear
+from weights.lock import Held, locked
+from weights.published import expand
+
+CLASS_VARIABLE = "PHOTOSWAP_CLASS_PICTURES"
+WAIT = 0.5  # seconds between looks at whether another run is done drawing
 
 
 @dataclass(frozen=True)
@@ -74,25 +83,70 @@ def class_pictures(
     """`count` pictures of the prompt, taken from `folder` where they are there already, else drawn and put there.
 
     Below `folder` each model, prompt and way of drawing has a folder of its own, so a picture is never taken for
-    another; an interrupted run goes on where it stopped, and more pictures add to fewer. None keeps nothing.
-    batch: pictures drawn at once; not a part of what they are.
+    another; an interrupted run goes on where it stopped, and more pictures add to fewer. Runs that want the same ones
+    at once wait for the first. None keeps nothing. batch: pictures drawn at once; not a part of what they are.
     """
     home = None if folder is None else folder / _key(model, prompt, settings)
     if home:
         clear(home)
     files = {i: home / f"{i:04}.png" for i in range(count)} if home else {}
-    found = {i: picture for i, file in files.items() if (picture := _kept(file)) is not None}
-    missing = [i for i in range(count) if i not in found]
+    found = _kept(files)
+    if len(found) == count:  # also where nothing can be written
+        return [found[i] for i in range(count)]
+    with _alone_in(home, progress):
+        found |= _kept({i: file for i, file in files.items() if i not in found})
+        missing = [i for i in range(count) if i not in found]
+        for i, picture in _drawn(model, prompt, missing, settings, batch, progress):
+            found[i] = picture
+            if home:
+                with atomic(files[i]) as temporary:
+                    picture.save(temporary, format="PNG")
+    return [found[i] for i in range(count)]
+
+
+def class_picture_folder(otherwise: Path | None) -> Path | None:
+    """Where class pictures are kept for all concepts to share: PHOTOSWAP_CLASS_PICTURES, else below ~/.cache/photoswap.
+
+    otherwise: where to keep them if that cannot be written to, or nobody knows the home folder.
+    """
+    try:
+        folder = expand(os.environ.get(CLASS_VARIABLE) or "~/.cache/photoswap/class-pictures")
+        folder.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError):
+        return otherwise
+    return folder if os.access(folder, os.W_OK) else otherwise
+
+
+def _drawn(
+    model: StableDiffusion, prompt: str, missing: Sequence[int], settings: SampleSettings, batch: int, progress: bool
+) -> Iterator[tuple[int, Image.Image]]:
+    """The pictures that are missing, each with its number."""
     with tqdm(total=len(missing), desc=f"drawing {prompt!r}", disable=not (progress and missing)) as bar:
         for start in range(0, len(missing), batch):
             chunk = missing[start : start + batch]
-            for i, picture in zip(chunk, sample_pictures(model, prompt, settings, chunk), strict=True):
-                found[i] = picture
-                if home:
-                    with atomic(files[i]) as temporary:
-                        picture.save(temporary, format="PNG")
+            yield from zip(chunk, sample_pictures(model, prompt, settings, chunk), strict=True)
             bar.update(len(chunk))
-    return [found[i] for i in range(count)]
+
+
+@contextmanager
+def _alone_in(home: Path | None, progress: bool) -> Iterator[None]:
+    """The folder to oneself, once whoever draws there is done or gone."""
+    if home is None:
+        yield
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    told = False
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(home / "lock", without="go on"))
+                break
+            except Held as holder:
+                if progress and not told:
+                    tqdm.write(f"waiting for {holder}, which draws the same pictures", file=sys.stderr)
+                told = True
+                time.sleep(WAIT)
+        yield
 
 
 def _key(model: StableDiffusion, prompt: str, settings: SampleSettings) -> str:
@@ -101,9 +155,11 @@ def _key(model: StableDiffusion, prompt: str, settings: SampleSettings) -> str:
     return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 
-def _kept(file: Path) -> Image.Image | None:
-    """A picture drawn earlier; None where there is none, or a damaged one, which is then drawn again."""
-    try:
-        return load_image(file) if file.is_file() else None
-    except ValueError:
-        return None
+def _kept(files: Mapping[int, Path]) -> dict[int, Image.Image]:
+    """The pictures drawn earlier, but damaged ones, which are then drawn again."""
+    found = {}
+    for i, file in files.items():
+        with suppress(ValueError):
+            if file.is_file():
+                found[i] = load_image(file)
+    return found
