@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from train.miniature.loop import Budget, Trainer, pace
+from train.miniature.loop import Budget, Trainer, pace, streams
+from weights.atomic import HIDDEN
 
 
 @pytest.fixture
@@ -182,3 +183,22 @@ def test_of_several_processes_one_writes_and_gradients_are_averaged(tmp_path, de
         torch.testing.assert_close(p.grad, (grad + 1) / 2)
     monkeypatch.setattr(dist, "broadcast", lambda shared, rank: shared.fill_(0.25))
     assert one.workers.same(0.75) == 0.25
+
+
+def test_what_a_killed_run_left_half_written_is_cleared_though_nothing_more_is_saved(tmp_path, device):
+    run(trainer(tmp_path, device, steps=2))
+    left = tmp_path / f".checkpoint.pt.x{HIDDEN}"
+    left.mkdir()
+    (left / "lock").touch()
+    run(trainer(tmp_path, device, steps=2))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_step_s_random_numbers_are_its_own():
+    """Or a resumed training would see other pictures than one that was never stopped."""
+    numbers = [
+        (rng.random(), torch.rand(1, generator=noise).item()) for rng, noise in (streams(0, 0, i) for i in (3, 4))
+    ]
+    again = [(rng.random(), torch.rand(1, generator=noise).item()) for rng, noise in [streams(0, 0, 4)]]
+    assert again == numbers[1:] and not set(numbers[0]) & set(numbers[1])
+    assert streams(0, 1, 4)[0].random() != numbers[1][0] != streams(1, 0, 4)[0].random()

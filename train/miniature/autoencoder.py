@@ -20,7 +20,7 @@ from tqdm import tqdm
 from models.config import MINIATURE
 from models.vae import Autoencoder
 from train.miniature.data import SIZE, STREAMS, WORLDS, load_chunks, load_masks, mixed_scene_at, scene_at
-from train.miniature.loop import Budget, Trainer, noise
+from train.miniature.loop import Budget, Trainer, streams
 from train.miniature.start import autoencoder_weights
 from train.world import render
 from weights.atomic import atomic
@@ -174,10 +174,9 @@ def main() -> None:
         model.quant_conv.requires_grad_(False)
     trainer = Trainer(model, ("conv_in", "conv_out", "quant_conv"), args.lr, Budget(args.steps, args.minutes), args.out)
     (pictures, _), masks = load_chunks(args.data), load_masks(args.data)
-    stream = [args.seed, trainer.workers.rank, trainer.budget.step]
-    rng, generator = np.random.default_rng(stream), noise(stream)
     running = 0.0
     for step, share in trainer.progress():
+        rng, generator = streams(args.seed, trainer.workers.rank, step)
         side, count = (SIZE, max(args.batch // 4, 1)) if share > 1 - args.full else (64, args.batch)
         images, subjects = batch(pictures, masks, count, side, rng)
         images = images.to(args.device, memory_format=torch.channels_last)

@@ -105,7 +105,8 @@ def claim(folder: Path, world: str, seed: int, shares: Shares = SHARES, unseen: 
     wanted = {"world": world, "seed": seed, "shares": list(shares), "unseen": unseen}
     folder.mkdir(parents=True, exist_ok=True)
     if not note.exists():
-        note.write_text(json.dumps(wanted))
+        with atomic(note) as place:
+            place.write_text(json.dumps(wanted))
     if (there := json.loads(note.read_text())) != wanted:
         raise ValueError(f"{folder} holds {there}, not {wanted}: choose another --out")
 

@@ -23,7 +23,7 @@ from models.unet import UNet
 from models.vae import Autoencoder
 from samplers.schedule import Schedule
 from train.miniature.data import SIZE, WORLDS, load_chunks, scene_at
-from train.miniature.loop import Budget, Trainer, noise
+from train.miniature.loop import Budget, Trainer, streams
 from train.miniature.start import autoencoder_weights, diffusion_weights
 from train.world import Scene, caption, render
 from weights.atomic import atomic
@@ -161,10 +161,9 @@ def main() -> None:
     trainer.workers.same(0.0)  # the others wait until the file is there
     latents = EncodedPictures(args.out, args.data, args.autoencoder, args.device)
     held, tokenizer = HeldOut(args.world, args.autoencoder, args.device), Tokenizer()
-    stream = [args.seed, trainer.workers.rank, trainer.budget.step]
-    rng, generator = np.random.default_rng(stream), noise(stream)
     running = 0.0
     for step, share in trainer.progress():
+        rng, generator = streams(args.seed, trainer.workers.rank, step)
         values, texts = latents.next_batch(args.batch, rng)
         eps = torch.randn(values.shape, generator=generator).to(args.device)
         tokens = tokenizer(texts).to(args.device)

@@ -18,12 +18,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from train.miniature.muon import Muon, split
-from weights.atomic import atomic
+from weights.atomic import atomic, clear
 
 
 def noise(stream: list[int]) -> torch.Generator:
     """A generator on the CPU of its own for every stream (seed, process, step)."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(stream).generate_state(1)[0]))
+
+
+def streams(seed: int, rank: int, step: int) -> tuple[np.random.Generator, torch.Generator]:
+    """The random numbers of one step of one process: the same whether the training was stopped before it or not."""
+    stream = [seed, rank, step]
+    return np.random.default_rng(stream), noise(stream)
 
 
 class Workers:
@@ -158,7 +164,8 @@ class Trainer:
             torch.save(state, place)
 
     def resume(self) -> None:
-        """Go on from the folder's checkpoint, if there is one."""
+        """Go on from the folder's checkpoint, if there is one, and clear away what a killed run left half-written."""
+        clear(self.folder)
         if not self.path.exists():
             return
         state = torch.load(self.path, map_location=self.params[0].device, weights_only=True)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from models.images import to_tensor
 from train.miniature.data import SCENE_KINDS, STREAMS, WORLDS, load_chunks, mixed_scene_at
-from train.miniature.loop import Budget, Trainer
+from train.miniature.loop import Budget, Trainer, streams
 from train.recogniser.network import ATTRIBUTES, JOINTS, RECOGNISER_FILE, TILT, Recogniser, prepare, square_of
 from train.world import Scene, Subject, render
 from weights.atomic import atomic
@@ -165,8 +165,8 @@ def main() -> None:
     model = Recogniser().to(args.device).to(memory_format=torch.channels_last)
     trainer = Trainer(model, ("blocks.0.down", "heads", "joints"), args.lr, Budget(args.steps, args.minutes), args.out)
     questions = Questions(*load_chunks(args.data, unseen=True))
-    rng = np.random.default_rng([args.seed, trainer.workers.rank, trainer.budget.step])
     for step, share in trainer.progress():
+        rng, _ = streams(args.seed, trainer.workers.rank, step)
         loss = recognition_loss(model, *questions.batch(args.batch, rng, args.device))
         trainer.step(loss, share)
         if step % 50 == 0:
