@@ -3,10 +3,13 @@
 Each is a good line, spoiled in one to three places: strange values, damaged or mistaken files, places where nothing can
 be written, flags left out, said twice or unknown. Whatever comes of it, it must be success or one sentence of bounded
 length, within seconds; what was read stays as it was, and a refusal leaves every file and folder as it was.
+
+A line is a function of the seed and its number, so `--seed 0 --first 519 --count 1` shows the one numbered 519 again.
 """
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import os
@@ -20,7 +23,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -48,8 +51,10 @@ LINES = {
     "swap": ["photo.png", *SWAP, "--size", "64", *MODEL, "--out", "new"],
     "learn": ["references", *LEARN, "--prior-weight", "0", *MODEL, "--out", "new"],
     "demo": ["--device", "cpu", "--quiet", "--out", "new/a.png"],
+    "methods": ["photoswap", "--model", "miniature"],
     "weights": [],
 }
+SHARES = {"generate": 4, "invert": 4, "mask": 3, "swap": 6, "learn": 3, "demo": 1, "weights": 4}  # the others' is 2
 ACTIONS = {
     "list": [],
     "fetch": ["sd21", "--quiet"],
@@ -204,7 +209,7 @@ class Lines:
     def line(self, number: int) -> list[str]:
         """The command line of this number."""
         rng = random.Random(f"{self.seed} {number}")
-        command = rng.choices([*LINES], [4, 4, 3, 4, 6, 3, 1, 4])[0]
+        command = rng.choices([*LINES], [SHARES.get(name, 2) for name in LINES])[0]
         words, name, given = [command], command, LINES[command]
         if command == "weights":
             action = rng.choice([*ACTIONS])
@@ -324,8 +329,13 @@ def _meant(name: str, line: list[str]) -> bool:
     return name.startswith("earlier") or 0 < len(outputs) == words.count(name)
 
 
-def fuzz(home: Path, count: int, seed: int, first: int = 0) -> tuple[list[str], Counter[int]]:
-    """The faults of so many lines, each with its line, and how often there was which exit code."""
+def fuzz(
+    home: Path, count: int, seed: int, first: int = 0, told: Callable[[str], object] = len
+) -> tuple[list[str], Counter[int]]:
+    """The faults of so many lines, each with its line, and how often there was which exit code.
+
+    told: of each fault at once.
+    """
     with workplace(home):
         furnish(home)
         kept = home.with_name(f"{home.name}-kept")
@@ -337,7 +347,9 @@ def fuzz(home: Path, count: int, seed: int, first: int = 0) -> tuple[list[str], 
             code, fault = judge(line, home, before)
             codes[code] += 1
             if fault:
-                faults.append(f"{seed} {number}: photoswap {shlex.join(line)[:400]}\n    {fault}")
+                again = f"--seed {seed} --first {number} --count 1"
+                faults.append(f"{again}: photoswap {shlex.join(line)[:400]}\n    {fault}")
+                told(faults[-1])
             if snapshot(home) != before:
                 restore(home, kept)
                 before = snapshot(home)
@@ -390,6 +402,7 @@ if __name__ == "__main__":
     photoswap.demo.run_demo = without_the_demo
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "home").mkdir()
-        faults, codes = fuzz(Path(folder) / "home", arguments.count, arguments.seed, arguments.first)
-    print(*faults, f"{len(faults)} faults; exit codes {dict(codes)}; seed {arguments.seed}", sep="\n")
+        show = functools.partial(print, flush=True, file=sys.__stdout__)
+        faults, codes = fuzz(Path(folder) / "home", arguments.count, arguments.seed, arguments.first, show)
+    print(f"{len(faults)} faults; exit codes {dict(codes)}; seed {arguments.seed}")
     sys.exit(bool(faults))

@@ -7,7 +7,7 @@ import fuzz
 import pytest
 import torch
 
-from photoswap.commands import generate
+from photoswap.commands import COMMANDS, generate, mask
 
 
 @pytest.fixture
@@ -30,6 +30,21 @@ def test_a_line_is_a_function_of_seed_and_number():
     assert [again.line(number) for number in range(50)] == lines
     assert [other.line(number) for number in range(50)] != lines
     assert {line[0] for line in lines} == {*fuzz.LINES}
+
+
+def test_every_command_is_tried():
+    assert set(fuzz.LINES) == set(COMMANDS)
+
+
+def test_a_line_that_fails_is_shown_again_by_its_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(mask, "run", has_a_bug)
+    faults = []
+    for name, first, count in (("home", 0, 12), ("again", None, 1)):
+        (tmp_path / name).mkdir()
+        if first is None:
+            first = int(re.match(r"--seed 2 --first (\d+) --count 1: photoswap mask ", faults[0][0])[1])
+        faults.append(fuzz.fuzz(tmp_path / name, count, 2, first)[0])
+    assert faults[1] == faults[0][:1] and "KeyError: 'fault'" in faults[1][0]
 
 
 def leaves_a_file(arguments):

@@ -63,6 +63,10 @@ def test_from_fetch_to_a_picture(mirror, tmp_path, capsys):
     assert (tmp_path / "cat.png").exists()
 
 
+def test_a_folder_that_cannot_be_asked_is_one_sentence_and_no_list(capsys):
+    assert "too long" in refused(capsys, "weights", "list", "--cache", "x" * 300)
+
+
 def test_list_names_everything_that_was_published(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     (tmp_path / f"{PUBLISHED['sd15'].file}.part").touch()

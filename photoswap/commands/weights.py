@@ -53,12 +53,15 @@ def list_weights(arguments: argparse.Namespace) -> None:
     files = {"miniature": MINIATURE_FILE}
     folder = arguments.cache or cache_folder()
     files |= {name: folder / published.here for name, published in PUBLISHED.items()}
+    lines = []
     for name, path in files.items():
         size = PUBLISHED[name].bytes if name in PUBLISHED else path.stat().st_size if path.exists() else 0
         config = MODELS[name]
         state = "here" if path.exists() else "begun" if path.with_name(f"{path.name}.part").exists() else "not here"
         about = f"{config.noise.prediction:3}  {config.native_size:3} px"
-        say(f"{name:16} {size / 1e9:7.3f} GB  predicts {about}  {state:8}  {path}")
+        lines.append(f"{name:16} {size / 1e9:7.3f} GB  predicts {about}  {state:8}  {path}")
+    for line in lines:  # only now, for a folder that cannot be asked is an error, and nothing is said before one
+        say(line)
 
 
 def fetch_weights(arguments: argparse.Namespace) -> None:
