@@ -1,0 +1,35 @@
+"""A dozen swaps keep nothing; `python -m tests.many_swaps` does hundreds. And that what is kept is noticed."""
+
+import sys
+
+import many_swaps
+import pytest
+import torch
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and open files are read from /proc")
+
+
+def test_swaps_keep_nothing(tmp_path):
+    few = many_swaps.swaps(tmp_path, ["photoswap", "masactrl"], ["direct", "null-text"])
+    before, after = many_swaps.growth(few, 12, warm_up=6)
+    assert many_swaps.flat(before, after), (before, after)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "file", "memory"])
+def test_what_is_kept_is_noticed(kind, tmp_path):
+    kept = []
+
+    def leaking():
+        while True:
+            if kind == "tensor":
+                kept.append(torch.ones(1))
+            elif kind == "file":
+                kept.append(open(tmp_path / str(len(kept)), "w"))  # noqa: SIM115
+            else:
+                kept.append(b"x" * 1_000_000)
+            yield kind
+
+    before, after = many_swaps.growth(leaking(), 6, warm_up=2)
+    for file in kept if kind == "file" else ():
+        file.close()
+    assert not many_swaps.flat(before, after)
