@@ -196,7 +196,7 @@ def check_told(model: LatentDiffusion, told: Image.Image | str, negative: str | 
 def _contexts(model: LatentDiffusion, told: Image.Image | str, negative: str | None) -> tuple[Tensor, Tensor]:
     """What both halves of guidance are told."""
     if isinstance(model, PaintByExample) and not isinstance(told, str):
-        return model.unconditional(), model.encode_reference(reference_tensor(told))
+        return model.unconditional(), model.encode_reference(reference_tensor(told, model.config.image.size))
     assert isinstance(model, StableDiffusion) and isinstance(told, str)  # check_told has seen to it
     return model.encode_text(negative or ""), model.encode_text(told)
 

@@ -1,0 +1,209 @@
+"""Train a painter, step by step: resumable, and over several processes the same as in one."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from models.paint_by_example import PaintByExample
+from train.miniature.loop import Workers, noise
+from train.paint.config import PaintTraining
+from train.paint.examples import BoxedPictures, Example, row_of
+from train.paint.step import painting_loss, prepared, what_learns
+from weights import fingerprint
+from weights.atomic import atomic
+from weights.load import save
+from weights.records import quoted
+
+PAINT_CHECKPOINT, PAINTER_FILE = "checkpoint.pt", "painter.safetensors"
+RESTS = ("steps", "bfloat16", "gradient_checkpointing")  # what a resumed run may have otherwise
+AVERAGED = 50  # steps, of the loss that is shown
+
+
+class PaintRows(Dataset[list[Example]]):
+    """The rows of every step, made wherever they are asked for."""
+
+    def __init__(self, source: BoxedPictures, seed: int, size: int, reference_size: int, rows: range) -> None:
+        self.source, self.seed, self.size, self.reference_size, self.rows = source, seed, size, reference_size, rows
+
+    def __getitem__(self, step: int) -> list[Example]:
+        sizes = self.size, self.reference_size
+        return [row_of(self.source, self.seed, step, row, *sizes) for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Painted:
+    """How far a training has come: steps made, and the loss of each since it was last begun."""
+
+    steps: int
+    losses: list[float]
+
+
+class PaintLearner:
+    """What changes while a painter learns. model: float32, trained in place."""
+
+    def __init__(self, model: PaintByExample, training: PaintTraining, workers: Workers) -> None:
+        if model.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"the model is in {model.dtype}, where steps round to nothing; load it in float32")
+        if training.batch % workers.count:
+            raise ValueError(f"batch {training.batch} does not split over {workers.count} processes; want a multiple")
+        self.model, self.training, self.workers, self.done = model, training, workers, 0
+        for network in model.networks.values():
+            network.requires_grad_(False)
+        self.learning = what_learns(model, training.train_tower)
+        for parameter in self.learning.values():
+            parameter.requires_grad_(True)
+        model.unet.gradient_checkpointing = training.gradient_checkpointing
+        self.base = fingerprint(model)
+        self.optimizer = torch.optim.AdamW(
+            self.learning.values(), lr=training.learning_rate, weight_decay=training.weight_decay
+        )
+
+    @property
+    def rows(self) -> range:
+        """Which rows of a step are this process's."""
+        return range(self.workers.rank, self.training.batch, self.workers.count)
+
+    def step(self, examples: Sequence[Example]) -> float:
+        """One step on this process's rows of it. Returns the loss over all of them. Raises ValueError for a NaN."""
+        training, model, step = self.training, self.model, self.done
+        shared = np.random.default_rng([training.seed, step])
+        empty = bool(shared.random() < training.unconditional)
+        t = torch.from_numpy(shared.integers(0, model.schedule.train_steps, training.batch))[list(self.rows)]
+        generators = [noise([training.seed, step, row]) for row in self.rows]
+        latents, rest, keep, references = prepared(model, examples, generators)
+        eps = torch.cat([torch.randn((1, *latents.shape[1:]), generator=g) for g in generators]).to(latents)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=training.bfloat16):
+            errors = painting_loss(model, latents, rest, keep, references, t, eps, empty)
+        loss = errors.sum() / training.batch
+        loss.backward()
+        total = self._summed(loss.detach())
+        if not total < float("inf"):
+            raise ValueError(f"the loss is {total} at step {step + 1}; lower the learning rate and start again")
+        for group in self.optimizer.param_groups:
+            group["lr"] = training.rate(step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.done += 1
+        return total
+
+    def _summed(self, loss: Tensor) -> float:
+        """The loss over all processes; their gradients are added up on the way."""
+        if self.workers.count > 1:
+            grads = [p.grad for p in self.learning.values() if p.grad is not None]
+            for grad in grads:
+                dist.all_reduce(grad)
+            dist.all_reduce(loss)
+        return loss.item()
+
+    def state(self) -> dict[str, Any]:
+        """All it takes to go on later."""
+        return {
+            "weights": {name: p.detach() for name, p in self.learning.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "done": self.done,
+            "base": self.base,
+            "settings": json.dumps(self.training.settings()),
+        }
+
+    def restore(self, state: dict[str, Any], where: str) -> None:
+        """Go on from what `state` gave. Raises ValueError when that was another run's."""
+        theirs, ours = json.loads(state["settings"]), self.training.settings()
+        changed = [name for name in ours if name not in RESTS and theirs.get(name) != ours[name]]
+        if changed:
+            told = "; ".join(f"{n} was {quoted(theirs.get(n))} and is {quoted(ours[n])}" for n in changed)
+            raise ValueError(f"the run in {where} was begun otherwise: {told}; resume it with what it had")
+        if state["base"] != self.base or state["weights"].keys() != self.learning.keys():
+            raise ValueError(f"the run in {where} was begun with another model; resume it with that")
+        with torch.no_grad():
+            for name, parameter in self.learning.items():
+                parameter.copy_(state["weights"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done = state["done"]
+
+
+def train_painter(
+    model: PaintByExample,
+    source: BoxedPictures,
+    training: PaintTraining,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    save_every: int = 1000,
+    makers: int = 0,
+    progress: bool = True,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Painted:
+    """Train a painter in place, and write it to painter.safetensors in `out`.
+
+    source: pictures with boxes. resume: go on from the checkpoint in `out`, bit for bit as if never stopped.
+    save_every: steps between checkpoints. makers: processes that make rows ahead; 0 makes them here. on_step: told the
+    step, from 1, and its loss. In processes that torchrun started, each takes its share of every step's rows, the sums
+    are those of one process within rounding, and the first one alone writes.
+    Raises ValueError for a checkpoint of another run, for one that is there and not to be resumed, and for a loss that
+    is no number. Ctrl-C leaves a checkpoint.
+    """
+    out = Path(out)
+    size = training.size or model.config.native_size
+    if size % model.config.granularity:
+        raise ValueError(f"size is {size}; {model.config.name} wants a multiple of {model.config.granularity}")
+    learner = PaintLearner(model, training, Workers())
+    path = out / PAINT_CHECKPOINT
+    if path.exists() != resume:
+        told = (
+            "has a run to go on from: resume it, or name another" if path.exists() else "has no run to resume: name its"
+        )
+        raise ValueError(f"{out} {told} folder")
+    if resume:
+        learner.restore(torch.load(path, map_location=model.device, weights_only=True), str(out))
+    rows = PaintRows(source, training.seed, size, model.config.image.size, learner.rows)
+    losses: list[float] = []
+    bar = tqdm(total=training.steps, initial=learner.done, desc="training", disable=not progress or _later(learner))
+    try:
+        with bar, warnings.catch_warnings():
+            for examples in _ahead(rows, range(learner.done, training.steps), makers):
+                losses.append(learner.step(examples))
+                bar.set_postfix(loss=f"{np.mean(losses[-AVERAGED:]):.4f}", refresh=False)
+                bar.update()
+                if on_step:
+                    on_step(learner.done, losses[-1])
+                if learner.done % save_every == 0:
+                    _keep(learner, path)
+    except KeyboardInterrupt:
+        _keep(learner, path)
+        raise
+    _keep(learner, path)
+    if not _later(learner):
+        model.unet.gradient_checkpointing = False
+        save(model, out / PAINTER_FILE)
+    return Painted(learner.done, losses)
+
+
+def _ahead(rows: PaintRows, steps: range, makers: int) -> Iterator[list[Example]]:
+    """The rows of every step in order, made by other processes while this one learns."""
+    if not makers:
+        yield from (rows[step] for step in steps)
+        return
+    yield from DataLoader(
+        rows, batch_size=None, sampler=steps, num_workers=makers, prefetch_factor=4, multiprocessing_context="spawn"
+    )
+
+
+def _keep(learner: PaintLearner, path: Path) -> None:
+    if not _later(learner):
+        with atomic(path) as place:
+            torch.save(learner.state(), place)
+
+
+def _later(learner: PaintLearner) -> bool:
+    """Whether this is not the first process, which alone writes and shows."""
+    return learner.workers.rank > 0
