@@ -17,6 +17,7 @@ from tiny_model import tiny_model
 
 from models.stable_diffusion import StableDiffusion
 from photoswap.__main__ import build_parser, main
+from photoswap.figures.attention import SeenMaps
 from photoswap.inversion import Inversion, synthesize
 from photoswap.masks import Found
 from photoswap.paint import PaintResult
@@ -74,6 +75,10 @@ PAINT = {
     **{"--steps": ["3"], "--guidance": ["2"], "--size": ["64"]},
 }
 ALONE = "not allowed with"  # one says where, and one what
+ATTENTION = {
+    **{**COMMON, **DTYPE, **SAMPLING, "--prompt": ["my dog"], "--inversion": ["ddim"]},
+    **{"--quantity": ["A"], "--at": ["1"], "--layers": ["up"], "--resolution": ["8"], "--components": ["2"]},
+}
 AS_MANY = "want as many"  # targets, concepts and masks as subjects, where there are several
 SWAP_REFUSED = {"--subject": AS_MANY, "--adain": "goes by a mask"}
 SWAP_REFUSED |= dict.fromkeys(("--reference", "--reference-mask", "--reference-prompt"), NOTHING)  # with photoswap
@@ -99,6 +104,21 @@ CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
         ["generate", "a cat", "--guidance", "1", "--out", "a.png"],
         GENERATE,
         {"--negative": NOTHING},
+    ),
+    "attention in a picture": (
+        ["attention", "in.png", "--prompt", "a photo of a dog", "--out", "out"],
+        ATTENTION,
+        {"--seed": NOTHING, "--guidance": NOTHING},
+    ),
+    "attention in an inversion": (
+        ["attention", "in.safetensors", "--out", "out"],
+        ATTENTION,
+        dict.fromkeys(("--inversion", "--steps", "--size", "--guidance", "--seed"), NOTHING),
+    ),
+    "attention of A in what is drawn": (
+        ["attention", "--prompt", "a photo of a dog", "--quantity", "A", "--out", "out"],
+        {**ATTENTION, "--quantity": ["M"]},
+        {"--inversion": NOTHING, "--components": NOTHING},
     ),
     "invert a picture": (
         ["invert", "in.png", "--prompt", "a dog", "--out", "a.safetensors"],
@@ -205,7 +225,7 @@ CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
     ),
 }
 WITHOUT: dict[tuple[str, bool], tuple] = {}  # what a case does without more flags, known once it has run
-OUTPUTS = ("a.png", "a.safetensors", "out/result.png", "out/concept.safetensors")
+OUTPUTS = ("a.png", "a.safetensors", "out/result.png", "out/concept.safetensors", "out/attention.json")
 
 
 def options(name: str) -> set[str]:
@@ -262,6 +282,8 @@ def noted(model, inversion, monkeypatch):
         "photoswap.masks.find_subjects": [Found(mask, (20, 20, 40, 40), torch.zeros(64, 64))],
         "photoswap.paint.paint": painted,
         "photoswap.demo.run_demo": None,
+        "photoswap.figures.attention.look": SeenMaps(torch.eye(16), torch.ones(77, 4, 4), (4, 4), (0,)),
+        "photoswap.figures.drawing.component_row": ([picture], ["a"]),
         "train.learn.learn": None,
         "train.concepts.apply_in_place": None,
         "weights.convert.convert": None,

@@ -3,9 +3,10 @@
 Networks are imported by `run`, so that help and mistakes in typing are answered at once.
 """
 
-from photoswap.commands import demo, generate, invert, learn, mask, methods, paint, swap, weights
+from photoswap.commands import attention, demo, generate, invert, learn, mask, methods, paint, swap, weights
 
 COMMANDS = {
+    "attention": attention,
     "demo": demo,
     "generate": generate,
     "learn": learn,

@@ -18,6 +18,7 @@ SIDE, AREA = 4096, 2048 * 2048  # pixels: seven times the area that SD 2.1 was t
 SEED = 2**63 - 1  # what torch takes, with room for one seed for each picture
 PROMPT = 10_000  # characters, of which some 300 fit into 77 tokens
 SCALE = 100  # of a concept; beyond 2 hardly anybody means it
+MOST_VALUES = 100  # of a list
 SETTING = 200  # characters of a value, too few for JSON to nest without end
 QUOTED = 80  # characters of a value that are said again
 
@@ -87,6 +88,25 @@ def setting(text: str) -> tuple[str, Any]:
         return name, json.loads(value, parse_constant=_no_number)
     except json.JSONDecodeError:
         return name, value
+
+
+def list_of(convert: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """The type of values that commas part, each once."""
+
+    def several(text: str) -> list[Any]:
+        values = [convert(part.strip()) for part in text.split(",")]
+        if len(values) > MOST_VALUES:
+            raise argparse.ArgumentTypeError(f"{quote(text)} has {len(values)} values; want at most {MOST_VALUES}")
+        return list(dict.fromkeys(values))
+
+    return several
+
+
+def site_prefix(text: str) -> str:
+    """The beginning of a site's address: "up", "up.1", "up.1.0"."""
+    if not re.fullmatch(r"(down|mid|up)(\.[0-9]{1,2}){0,2}", text):
+        raise argparse.ArgumentTypeError(f"{quote(text)} is no place of layers; want down, mid, up, up.1 or up.1.0")
+    return text
 
 
 def _no_number(text: str) -> NoReturn:
