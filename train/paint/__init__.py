@@ -2,11 +2,11 @@
 
 from train.paint.augment import bezier_outline, enlarged, reference_of, square_around
 from train.paint.config import PaintTraining, miniature_painter
-from train.paint.examples import Example, make_example
+from train.paint.examples import PaintExample, make_example
 from train.paint.step import painting_loss, start_from, what_learns
 
 __all__ = [
-    "Example",
+    "PaintExample",
     "PaintTraining",
     "bezier_outline",
     "enlarged",

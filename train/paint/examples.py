@@ -1,7 +1,7 @@
 """From a picture with boxes to what a painter learns from: picture, mask and reference, all of one box of it.
 
 Pictures come from a folder, with boxes in a CSV file as OpenImages publishes them or in text files as Paint by
-Example's data loader had them, or from the drawn world, which knows where its subjects are.
+PaintExample's data loader had them, or from the drawn world, which knows where its subjects are.
 """
 
 import csv
@@ -29,7 +29,7 @@ COLUMNS = ("ImageID", "XMin", "XMax", "YMin", "YMax")  # of OpenImages' file, as
 
 
 @dataclass(frozen=True, eq=False)
-class Example:
+class PaintExample:
     """One row to learn from.
 
     image: (3 h w) in [-1, 1]. mask: (1 h w), 1 where it is to be painted; grey along its edge, since it was resized.
@@ -49,7 +49,7 @@ class BoxedPictures(Protocol):
     def __getitem__(self, index: int) -> tuple[Image.Image, list[PixelBox]]: ...
 
 
-def make_example(picture: Image.Image, box: PixelBox, rng: Random, size: int, reference_size: int) -> Example:
+def make_example(picture: Image.Image, box: PixelBox, rng: Random, size: int, reference_size: int) -> PaintExample:
     """A box of a picture as a row to learn from, `size` pixels a side, augmented as published."""
     reference = reference_of(picture, box, rng, reference_size)
     around = enlarged(box, picture.size, rng)
@@ -58,10 +58,10 @@ def make_example(picture: Image.Image, box: PixelBox, rng: Random, size: int, re
     image, hole = (
         part.crop(cut).resize((size, size), Image.Resampling.BILINEAR) for part in (picture.convert("RGB"), mask)
     )
-    return Example(to_tensor(image), torch.from_numpy(np.array(hole, dtype=np.float32) / 255)[None], reference)
+    return PaintExample(to_tensor(image), torch.from_numpy(np.array(hole, dtype=np.float32) / 255)[None], reference)
 
 
-def row_of(source: BoxedPictures, seed: int, step: int, row: int, size: int, reference_size: int) -> Example:
+def row_of(source: BoxedPictures, seed: int, step: int, row: int, size: int, reference_size: int) -> PaintExample:
     """Row number `row` of a step: a picture at random, one of its boxes at random; the same wherever it is made."""
     rng = np.random.default_rng([seed, step, row])
     picture, boxes = source[int(rng.integers(len(source)))]

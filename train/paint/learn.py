@@ -17,7 +17,7 @@ from tqdm import tqdm
 from models.paint_by_example import PaintByExample
 from train.miniature.loop import Workers, noise
 from train.paint.config import PaintTraining
-from train.paint.examples import BoxedPictures, Example, row_of
+from train.paint.examples import BoxedPictures, PaintExample, row_of
 from train.paint.step import painting_loss, prepared, what_learns
 from weights import fingerprint
 from weights.atomic import atomic
@@ -29,13 +29,13 @@ RESTS = ("steps", "bfloat16", "gradient_checkpointing")  # what a resumed run ma
 AVERAGED = 50  # steps, of the loss that is shown
 
 
-class PaintRows(Dataset[list[Example]]):
+class PaintRows(Dataset[list[PaintExample]]):
     """The rows of every step, made wherever they are asked for."""
 
     def __init__(self, source: BoxedPictures, seed: int, size: int, reference_size: int, rows: range) -> None:
         self.source, self.seed, self.size, self.reference_size, self.rows = source, seed, size, reference_size, rows
 
-    def __getitem__(self, step: int) -> list[Example]:
+    def __getitem__(self, step: int) -> list[PaintExample]:
         sizes = self.size, self.reference_size
         return [row_of(self.source, self.seed, step, row, *sizes) for row in self.rows]
 
@@ -73,7 +73,7 @@ class PaintLearner:
         """Which rows of a step are this process's."""
         return range(self.workers.rank, self.training.batch, self.workers.count)
 
-    def step(self, examples: Sequence[Example]) -> float:
+    def step(self, examples: Sequence[PaintExample]) -> float:
         """One step on this process's rows of it. Returns the loss over all of them. Raises ValueError for a NaN."""
         training, model, step = self.training, self.model, self.done
         shared = np.random.default_rng([training.seed, step])
@@ -188,7 +188,7 @@ def train_painter(
     return Painted(learner.done, losses)
 
 
-def _ahead(rows: PaintRows, steps: range, makers: int) -> Iterator[list[Example]]:
+def _ahead(rows: PaintRows, steps: range, makers: int) -> Iterator[list[PaintExample]]:
     """The rows of every step in order, made by other processes while this one learns."""
     if not makers:
         yield from (rows[step] for step in steps)

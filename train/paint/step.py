@@ -10,7 +10,7 @@ from models.config import PaintConfig
 from models.inpainting import latent_mask, left_of, painting
 from models.paint_by_example import PaintByExample
 from models.stable_diffusion import LatentDiffusion
-from train.paint.examples import Example
+from train.paint.examples import PaintExample
 from weights.load import meta_model
 
 IN_CHANNELS, OWN_CHANNELS = 9, 4
@@ -82,7 +82,7 @@ def painting_loss(
 
 @torch.no_grad()
 def prepared(
-    model: PaintByExample, rows: Sequence[Example], generators: Sequence[torch.Generator]
+    model: PaintByExample, rows: Sequence[PaintExample], generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Latents, what is left of them, where it is, and references, of so many rows; each draws from its own generator.
 
