@@ -62,7 +62,7 @@ def test_a_truncated_picture(tiny, pictures, tmp_path, capsys, command):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "want one of demo, generate, learn, invert, mask, methods, swap"),
+        ([], "want one of demo, generate, learn, invert, mask"),
         (["paint"], "invalid choice"),
         (["generate"], "required: prompt"),
         (["generate", "x", "--size", "big"], "'big' is no size; want 768 or 768x512"),

@@ -6,12 +6,12 @@ Networks are imported by `run`, so that help and mistakes in typing are answered
 from photoswap.commands import attention, demo, generate, invert, learn, mask, methods, paint, swap, weights
 
 COMMANDS = {
-    "attention": attention,
     "demo": demo,
     "generate": generate,
     "learn": learn,
     "invert": invert,
     "mask": mask,
+    "attention": attention,
     "methods": methods,
     "paint": paint,
     "swap": swap,
