@@ -17,8 +17,10 @@ from models.attention import SelfAttention
 from models.blocks import Downsample, ResBlock, Upsample
 from models.config import VAEConfig
 from models.hooks import NO_HOOK, Hook
+from models.tiling import decode_in_bands, encode_in_bands
 
 NORM_EPS = 1e-6
+TILE_ABOVE = 1024**2  # pixels of a picture; untiled, a published decoder holds some 5 GB there in float32
 
 
 class ImageAttention(SelfAttention):
@@ -111,11 +113,16 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder with the 1x1 convolutions between them; latents here are not yet scaled."""
+    """Encoder and decoder with the 1x1 convolutions between them; latents here are not yet scaled.
+
+    tile: whether pictures are computed in bands (models/tiling.py), in less memory and equal but for rounding; None for
+    those of more than TILE_ABOVE pixels. Where gradients are wanted nothing is tiled.
+    """
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config = config
+        self.tile: bool | None = None
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
@@ -132,6 +139,8 @@ class Autoencoder(nn.Module):
                 f"images are {tuple(images.shape)}; the encoder wants (b, 3, h, w) with h and w multiples of {factor}: "
                 "crop or resize first"
             )
+        if self._tiles(images.shape[2] * images.shape[3]):
+            return encode_in_bands(self, images)
         return self.quant_conv(self.encoder(images))
 
     def split(self, moments: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,4 +167,10 @@ class Autoencoder(nn.Module):
         channels = self.config.latent_channels
         if latents.dim() != 4 or latents.shape[1] != channels:
             raise ValueError(f"latents are {tuple(latents.shape)}; the decoder wants (b, {channels}, h, w)")
+        if self._tiles(latents.shape[2] * latents.shape[3] * self.config.factor**2):
+            return decode_in_bands(self, latents)
         return self.decoder(self.post_quant_conv(latents))
+
+    def _tiles(self, pixels: int) -> bool:
+        wanted = pixels > TILE_ABOVE if self.tile is None else self.tile
+        return wanted and not torch.is_grad_enabled()
