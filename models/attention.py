@@ -5,8 +5,9 @@ picture (`SelfAttention`); Eq. 3: psi = A v, with k and v projected from the tex
 core, `Attention`. Without a map hook the map is never built and the fused kernel runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -42,8 +43,11 @@ class Attention(nn.Module):
     """The core of self- and cross-attention: project, attend, project back, with a hook in each gap.
 
     channels: of x (b n channels) and of the result. context_channels: of what keys and values are projected from.
-    bias: whether q, k and v have one (the U-Net's have none).
+    bias: whether q, k and v have one (the U-Net's have none). joint: their weights as one matrix where they see the
+    same, or None; see `join_projections`.
     """
+
+    joint: Tensor | None = None
 
     def __init__(self, channels: int, context_channels: int, heads: int, bias: bool = False) -> None:
         super().__init__()
@@ -56,6 +60,21 @@ class Attention(nn.Module):
     def project(self, x: Tensor, context: Tensor) -> Projections:
         """Queries (b h n d) of x and keys and values (b h m d) of context."""
         return self.queries(x), *self.keys_values(context)
+
+    def join_projections(self) -> None:
+        """Have one matrix product make q, k and v of x, where all three are made of x: the same but for rounding.
+
+        The three weights become views of one matrix, under the names they had: loading, learning and concepts go on as
+        before, in place. Moving the layer, or copying it, takes it back. Does nothing where there is a bias, and in
+        cross-attention, whose keys and values are made once for all steps.
+        """
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        self.joint = None  # the weights are about to be replaced, one by one
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "joint": None}  # of a copy: its weights are copied one by one
 
     def queries(self, x: Tensor) -> Tensor:
         return self.split(self.to_q(x))
@@ -94,6 +113,20 @@ class SelfAttention(Attention):
 
     def __init__(self, channels: int, heads: int, bias: bool = False) -> None:
         super().__init__(channels, channels, heads, bias)
+
+    def join_projections(self) -> None:
+        layers = (self.to_q, self.to_k, self.to_v)
+        if self.to_q.bias is not None:
+            return
+        self.joint = torch.cat([layer.weight.data for layer in layers])
+        for layer, part in zip(layers, self.joint.chunk(3), strict=True):
+            layer.weight.data = part
+
+    def project(self, x: Tensor, context: Tensor) -> Projections:
+        if self.joint is None or x is not context:
+            return super().project(x, context)
+        q, k, v = rearrange(F.linear(x, self.joint), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        return q, k, v
 
     def forward(self, x: Tensor, hook: Hook = NO_HOOK) -> Tensor:
         return self.combine(*self.project(x, x), hook)

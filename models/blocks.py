@@ -5,6 +5,7 @@ and a 3x3 convolution, twice, around a shortcut.
 """
 
 import math
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -66,6 +67,7 @@ class ResBlock(nn.Module):
         self.norm2 = nn.GroupNorm(groups, out_channels, eps=norm_eps)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.body: Callable[..., Tensor] = ResBlock.moved  # or a compiled form of it (models/fast.py)
         if zero:
             zeroed(self.conv2)
 
@@ -75,6 +77,10 @@ class ResBlock(nn.Module):
         hook: its `output` slot is given the residual, (b c_out h w), before the shortcut is added. Raises ValueError
         for a time embedding that is missing, or that nothing here would use.
         """
+        return self.body(self, x, time, hook)
+
+    def moved(self, x: Tensor, time: Tensor | None, hook: Hook) -> Tensor:
+        """What `forward` does."""
         h = self.conv1(F.silu(self.norm1(x)))
         if self.time is not None and time is not None:
             h = h + self.time(F.silu(time))[:, :, None, None]

@@ -4,13 +4,15 @@ Latent diffusion (arXiv:2112.10752), section 3.3 and appendix E.2.1. Each block 
 hooks of its two attention layers up.
 """
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.attention import CrossAttention, PreparedContext, SelfAttention
+from models.attention import CrossAttention, KeysValues, PreparedContext, SelfAttention
 from models.blocks import zeroed
-from models.hooks import NO_HOOK, NO_HOOKS, Hooks, Site, check_rows
+from models.hooks import NO_HOOK, NO_HOOKS, Hook, Hooks, Site, check_rows
 
 Context = Tensor | PreparedContext
 NORM_EPS = 1e-6
@@ -42,13 +44,16 @@ class TransformerBlock(nn.Module):
         self.attn2 = CrossAttention(channels, context_channels, heads)
         self.norm3 = nn.LayerNorm(channels)
         self.ff = GEGLU(channels)
+        self.body: Callable[..., Tensor] = TransformerBlock.attended  # or a compiled form of it (models/fast.py)
 
     def forward(self, x: Tensor, context: Context, hooks: Hooks = NO_HOOKS) -> Tensor:
         text = context.keys_values[self.cross_site] if isinstance(context, PreparedContext) else context
-        out = self.attn1(self.norm1(x), hooks.get(self.self_site, NO_HOOK))
-        x = x + check_rows(self.self_site, x, out)
-        out = self.attn2(self.norm2(x), text, hooks.get(self.cross_site, NO_HOOK))
-        x = x + check_rows(self.cross_site, x, out)
+        return self.body(self, x, text, *(hooks.get(site, NO_HOOK) for site in (self.self_site, self.cross_site)))
+
+    def attended(self, x: Tensor, text: Tensor | KeysValues, self_hook: Hook, cross_hook: Hook) -> Tensor:
+        """What `forward` does once it has looked its hooks up."""
+        x = x + check_rows(self.self_site, x, self.attn1(self.norm1(x), self_hook))
+        x = x + check_rows(self.cross_site, x, self.attn2(self.norm2(x), text, cross_hook))
         return x + self.ff(self.norm3(x))
 
 

@@ -5,7 +5,7 @@ blocks a level, as in Stable Diffusion, it has 16 pairs of attention layers, 6 g
 and 22 residual blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -125,13 +125,15 @@ class UNet(nn.Module):
 
     sites: the addresses of its attention layers in execution order, 32 for Stable Diffusion. feature_sites: those of
     its residual blocks, 22. all_sites: both, in execution order. gradient_checkpointing: recompute blocks in the
-    backward pass instead of keeping their activations; calls with hooks ignore it, so that a hook fires once.
+    backward pass instead of keeping their activations; calls with hooks ignore it, so that a hook fires once. body:
+    runs `denoise`, or a compiled form of it (models/fast.py); a function of the network, so that copies keep it.
     """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
+        self.body: Callable[..., Tensor] = UNet.denoise
         self.time_embedding = TimeEmbedding(config.channels)
         self.conv_in = nn.Conv2d(config.in_channels, config.channels, 3, padding=1)
         skips = [config.channels]
@@ -158,9 +160,13 @@ class UNet(nn.Module):
         returns something of another shape, dtype or device.
         """
         self._check(latents, t, context)
-        time = self.time_embedding(torch.as_tensor(t, device=latents.device).expand(latents.shape[0]))
+        t = torch.as_tensor(t, device=latents.device).expand(latents.shape[0])
+        return self.body(self, latents, t, context, self.prepare_hooks(hooks).checked if hooks else NO_HOOKS)
+
+    def denoise(self, latents: Tensor, t: Tensor, context: Context, hooks: Hooks) -> Tensor:
+        """What `forward` does once all is checked. t: (b,). hooks: checked."""
         recompute = self.gradient_checkpointing and not hooks and torch.is_grad_enabled()
-        given = Conditions(time, context, self.prepare_hooks(hooks).checked if hooks else NO_HOOKS, recompute)
+        given = Conditions(self.time_embedding(t), context, hooks, recompute)
         x = self.conv_in(latents)
         skips = [x]
         for stage in self.down:

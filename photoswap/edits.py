@@ -171,13 +171,18 @@ def fused(rows: Sequence[Sequence[Term]], device: torch.device) -> Hook:
     calls = [_Call(terms, len(rows), device) for terms in groups.values()]
     place = {term.key: i for i, term in enumerate(term for terms in groups.values() for term in terms)}
     first = _Rows([place[terms[0].key] for terms in rows], device, len(unique))
-    sums = {i: terms for i, terms in enumerate(rows) if len(terms) > 1 or terms[0].where is not None}
+    # looked up here, by place: a compiled network would else take a term's identity for a constant
+    sums = {
+        i: [(place[term.key], term.where) for term in terms]
+        for i, terms in enumerate(rows)
+        if len(terms) > 1 or terms[0].where is not None
+    }
 
     def attended(q: Tensor, k: Tensor, v: Tensor) -> list[Projections]:
         return [call(q, k, v) for call in calls]
 
     def answer(heads: Tensor) -> Tensor:
-        added = {i: sum(_share(heads[place[term.key]], term.where) for term in terms) for i, terms in sums.items()}
+        added = {i: sum(_share(heads[at], where) for at, where in parts) for i, parts in sums.items()}
         out = first(heads)
         for i, total in added.items():
             out[i] = total
