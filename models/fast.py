@@ -24,7 +24,7 @@ from models.stable_diffusion import LatentDiffusion
 from models.transformer import Context, TransformerBlock
 from models.unet import UNet
 
-Part = Literal["whole", "blocks"]
+Compiled = Literal["whole", "blocks"]
 MOST_GRAPHS = 64  # of one function, compiled by blocks: resolutions x widths x hooks
 NARROW = 128  # channels of the U-Net below which rounding to bfloat16 costs the CPU more than it saves
 
@@ -61,7 +61,7 @@ def fastest_dtype(device: torch.device, channels: int) -> torch.dtype:
     return torch.bfloat16 if multiplies else torch.float32
 
 
-def make_fast(model: LatentDiffusion, compiled: Part | None = None, backend: str = "inductor") -> WarmUp | None:
+def make_fast(model: LatentDiffusion, compiled: Compiled | None = None, backend: str = "inductor") -> WarmUp | None:
     """Make a model fast, in place; put concepts in and choose device and dtype before.
 
     compiled: the U-Net as one graph, or its blocks each as one, which warms up faster and runs slower; None for
