@@ -76,6 +76,8 @@ class SpatialTransformer(nn.Module):
             for k in range(depth)
         )
         self.proj_out = zeroed(nn.Linear(channels, channels))
+        layers = [site._replace(layer=site.layer + k) for k in range(depth)]
+        self.sites = tuple(s for one in layers for s in (one._replace(kind="self"), one._replace(kind="cross")))
 
     def forward(self, x: Tensor, context: Context, hooks: Hooks = NO_HOOKS) -> Tensor:
         tokens = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))

@@ -46,7 +46,7 @@ class Stage(nn.Module):
         self.resblocks = nn.ModuleList(
             ResBlock(channels, width, config.groups, 4 * config.channels, NORM_EPS, zero=True) for channels in inputs
         )
-        self.transformers = nn.ModuleList(
+        built = [
             SpatialTransformer(
                 width,
                 config.context_channels,
@@ -56,23 +56,24 @@ class Stage(nn.Module):
                 config.depth,
             )
             for j in range(transformers)
-        )
+        ]
+        self.transformers = nn.ModuleList(built)
+        self.attention_sites = tuple(transformer.sites for transformer in built)
 
     def layer(self, j: int, x: Tensor, given: Conditions) -> Tensor:
         """ResBlock j and the transformer after it, if any."""
-        hook = given.hooks.get(self.feature_sites[j], NO_HOOK)
-        x = _run(given.recompute, self.resblocks[j], x, given.time, hook)
+        site, hooks = self.feature_sites[j], given.hooks
+        x = _run(given.recompute and site not in hooks, self.resblocks[j], x, given.time, hooks.get(site, NO_HOOK))
         if j < len(self.transformers):
-            x = _run(given.recompute, self.transformers[j], x, given.context, given.hooks)
+            hooked = any(own in hooks for own in self.attention_sites[j])
+            x = _run(given.recompute and not hooked, self.transformers[j], x, given.context, hooks)
         return x
 
     def sites(self) -> list[Site]:
         """The addresses of residual blocks and attention layers in execution order."""
         found: list[Site] = []
         for j, site in enumerate(self.feature_sites):
-            found.append(site)
-            blocks = self.transformers[j].modules() if j < len(self.transformers) else ()
-            found += [s for b in blocks if isinstance(b, TransformerBlock) for s in (b.self_site, b.cross_site)]
+            found += [site, *(self.attention_sites[j] if j < len(self.attention_sites) else ())]
         return found
 
 
@@ -125,8 +126,8 @@ class UNet(nn.Module):
 
     sites: the addresses of its attention layers in execution order, 32 for Stable Diffusion. feature_sites: those of
     its residual blocks, 22. all_sites: both, in execution order. gradient_checkpointing: recompute blocks in the
-    backward pass instead of keeping their activations; calls with hooks ignore it, so that a hook fires once. body:
-    runs `denoise`, or a compiled form of it (models/fast.py); a function of the network, so that copies keep it.
+    backward pass instead of keeping their activations; those with hooks are kept, so that a hook fires once. body: runs
+    `denoise`, or a compiled form of it (models/fast.py); a function of the network, so that copies keep it.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -165,7 +166,7 @@ class UNet(nn.Module):
 
     def denoise(self, latents: Tensor, t: Tensor, context: Context, hooks: Hooks) -> Tensor:
         """What `forward` does once all is checked. t: (b,). hooks: checked."""
-        recompute = self.gradient_checkpointing and not hooks and torch.is_grad_enabled()
+        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         given = Conditions(self.time_embedding(t), context, hooks, recompute)
         x = self.conv_in(latents)
         skips = [x]

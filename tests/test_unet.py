@@ -213,6 +213,28 @@ def test_checkpointing_runs_every_block_twice(enabled, runs, device):
     assert len(counts) == 14 + 7 and set(counts.values()) == {runs}
 
 
+def test_checkpointing_keeps_what_a_hook_reads_and_nothing_else(device):
+    """The gradient through a map that was read is that without checkpointing, and its block alone runs once."""
+    unet = drawn(UNet(UNET), device)
+    site = next(site for site in unet.sites if site.kind == "cross")
+    counts = Counter()
+    for module in unet.modules():
+        if isinstance(module, SpatialTransformer):
+            module.norm.register_forward_hook(lambda *_, sites=module.sites: counts.update(sites[1:2]))
+    gradients = []
+    for unet.gradient_checkpointing in (False, True):
+        unet.zero_grad()
+        counts.clear()
+        maps = []
+        output = unet(*unet_inputs(device), {site: Hook(map=reading(maps.append))})
+        (output.square().sum() + maps[0][..., 3].square().sum()).backward()
+        gradients.append({name: p.grad.clone() for name, p in unet.named_parameters()})
+        assert len(maps) == 1
+    assert counts.pop(site) == 1 and set(counts.values()) == {2}
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-6)
+
+
 def test_checkpointing_keeps_fewer_activations(device):
     unet, inputs = drawn(UNet(UNET), device), unet_inputs(device)
     own = {p.data_ptr() for p in unet.parameters()}
