@@ -65,8 +65,8 @@ class Stage(nn.Module):
         site, hooks = self.feature_sites[j], given.hooks
         x = _run(given.recompute and site not in hooks, self.resblocks[j], x, given.time, hooks.get(site, NO_HOOK))
         if j < len(self.transformers):
-            hooked = any(own in hooks for own in self.attention_sites[j])
-            x = _run(given.recompute and not hooked, self.transformers[j], x, given.context, hooks)
+            again = given.recompute and not any(own in hooks for own in self.attention_sites[j])
+            x = _run(again, self.transformers[j], x, given.context, hooks)
         return x
 
     def sites(self) -> list[Site]:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 
 import pytest
 import torch
@@ -23,6 +24,10 @@ def pytest_configure(config: pytest.Config) -> None:
     settings = full_float32()
     settings.__enter__()
     config.add_cleanup(lambda: settings.__exit__(None, None, None))
+    # Class pictures of the tests' models are nobody's to share.
+    shared = tempfile.TemporaryDirectory(prefix="photoswap-class-pictures-")
+    os.environ["PHOTOSWAP_CLASS_PICTURES"] = shared.name
+    config.add_cleanup(shared.cleanup)
     # The networks here are tiny: threads cost more than they bring, above all beside other work.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 

@@ -8,7 +8,7 @@ from models.config import UNetConfig
 from models.unet import UNet
 from train.break_a_scene import attention_error, map_readers, outline_sites
 
-COLUMNS = [2, 3]
+COLUMNS = [[2, 3], [4]]  # of each row's word
 
 
 def maps(count: int = 2, rows: int = 2, h: int = 4, w: int = 6, dtype=torch.float64) -> list[torch.Tensor]:
@@ -31,7 +31,7 @@ def slow(layers, columns, wanted, scale: int) -> list[float]:
         for y in range(h // scale):
             for x in range(w // scale):
                 place = y * (w // scale) + x
-                looks = [A[i, head, place, c].item() for A in layers for head in range(A.shape[1]) for c in columns]
+                looks = [A[i, head, place, c].item() for A in layers for head in range(A.shape[1]) for c in columns[i]]
                 heat.append((sum(looks) / len(looks), wanted[i, 0, y * scale, x * scale].item()))
         largest = max(value for value, _ in heat)
         errors.append(sum((value / largest - mask) ** 2 for value, mask in heat) / len(heat))
@@ -47,7 +47,7 @@ def test_the_loss_is_that_of_a_slow_version(scale):
 
 def test_its_gradient_is_that_of_finite_differences():
     def loss(*layers):
-        return attention_error(layers, COLUMNS, masks(rows=1)).sum()
+        return attention_error(layers, COLUMNS[:1], masks(rows=1)).sum()
 
     assert torch.autograd.gradcheck(loss, [layer.requires_grad_() for layer in maps(rows=1)])
 
@@ -58,15 +58,16 @@ def test_a_map_that_is_the_mask_costs_nothing_however_bright():
     for brightness in (0.9, 0.001):
         layer = torch.zeros(1, 2, 24, 7, dtype=torch.float64)
         layer[..., 2] = brightness * wanted.flatten()
-        assert attention_error([layer], [2], wanted).item() == 0
-        assert attention_error([layer], [2], 1 - wanted).item() == 1
+        assert attention_error([layer], [[2]], wanted).item() == 0
+        assert attention_error([layer], [[2]], 1 - wanted).item() == 1
 
 
 def test_what_cannot_be_compared_is_refused():
-    with pytest.raises(ValueError, match="0 maps and 2 columns"):
+    with pytest.raises(ValueError, match="0 maps, 2 words of 2 rows"):
         attention_error([], COLUMNS, masks())
-    with pytest.raises(ValueError, match="2 maps and 0 columns"):
-        attention_error(maps(), [], masks())
+    for words in ([], COLUMNS[:1], [[2], []]):
+        with pytest.raises(ValueError, match="a word for each row"):
+            attention_error(maps(), words, masks())
     with pytest.raises(ValueError, match="24 places"):
         attention_error(maps(), COLUMNS, masks(h=10, w=12))
 
@@ -87,7 +88,7 @@ def test_the_gradient_reaches_queries_and_keys_of_the_layers_read_and_not_those_
     context = model.encode_text(["a photo of a sks cat"] * 3)
     model.unet(latents, 500, context, map_readers(sites, kept, rows=2))
     assert [A.shape[0] for A in kept] == [2] * len(sites)
-    attention_error(kept, [5], masks(h=16, w=16).float()).mean().backward()
+    attention_error(kept, [[5], [5]], masks(h=16, w=16).float()).mean().backward()
     read = [b for b in model.unet.modules() if getattr(b, "cross_site", None) in sites]
     for block in read:
         for weight in (block.attn2.to_q.weight, block.attn2.to_k.weight):

@@ -172,3 +172,70 @@ def test_a_stream_goes_on_bit_for_bit(model):
 def test_the_digest_tells_pictures_apart(model):
     one, same, other = (CentreCrops(model, [picture(i)], SIZE).digest() for i in (0, 0, 1))
     assert one == same != other
+
+
+def spotted(mask: Image.Image, scale: int = 1) -> Image.Image:
+    """A picture that shows its own mask: red where that is white."""
+    return Image.merge("RGB", [mask, *[Image.new("L", mask.size)] * 2]).resize([side * scale for side in mask.size])
+
+
+def blot(width: int = 96, height: int = 80) -> Image.Image:
+    mask = Image.new("L", (width, height))
+    mask.paste(255, (50, 20, 90, 70))
+    return mask
+
+
+class Seen:
+    """An autoencoder's stand-in: the latents are the picture's red, every eighth pixel."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def patch(self, monkeypatch):
+        monkeypatch.setattr("train.data._encode", lambda _, images: images[:, :, ::8, ::8])
+        monkeypatch.setattr("train.data._latents", lambda _vae, moments, _generator: moments[0])
+        return self.model
+
+
+@pytest.mark.parametrize("crops", [CentreCrops, RandomCrops])
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("size", [(96, 80), (64, 128), (64, 64)])
+def test_masks_are_cut_turned_and_shrunk_as_their_pictures(model, crops, mirror, size, monkeypatch):
+    """A picture that is its own mask: wherever its square is cut, mask and picture show the same."""
+    masks = [blot(*size)]
+    pictures = [spotted(mask) for mask in masks]
+    if mirror:
+        pictures, masks = mirrored(pictures), mirrored(masks)
+    examples = crops(Seen(model).patch(monkeypatch), pictures, SIZE, False, "bilinear", masks)
+    seen = set()
+    for index in range(len(pictures)):
+        for seed in range(4):
+            example = examples.draw(index, generator(seed))
+            assert example.subject.shape == (1, SIZE // 8, SIZE // 8)
+            red = (example.x0[:1] + 1) / 2
+            assert torch.allclose(example.subject, red, atol=0.01)  # 8 bits
+            seen.add(example.subject.numpy().tobytes())
+    moves = crops is RandomCrops and size[0] != size[1]
+    assert len(seen) > 1 + mirror if moves else len(seen) == 1 + mirror
+
+
+def test_without_masks_the_subject_is_everywhere(model):
+    pictures = [picture()]
+    for crops in (CentreCrops, RandomCrops):
+        rows = Stream(crops(model, pictures, SIZE), 1000, 0).next_rows(2)
+        assert rows.subject.shape == (2, 1, SIZE // 8, SIZE // 8) and rows.subject.all()
+
+
+@pytest.mark.parametrize("crops", [CentreCrops, RandomCrops])
+def test_the_digest_tells_masks_apart_too(model, crops):
+    pictures = [picture()]
+    other = blot()
+    other.putpixel((60, 40), 0)
+    digests = {crops(model, pictures, SIZE, masks=masks).digest() for masks in (None, [blot()], [other])}
+    assert len(digests) == 3
+
+
+def test_masks_beside_pictures_are_not_read_as_pictures(tmp_path):
+    for name in ("a.png", "a.mask.png", "b.jpg", "b.mask.jpg"):
+        picture(0, 8, 8).save(tmp_path / name)
+    assert len(read_pictures(tmp_path)) == 2

@@ -62,3 +62,30 @@ def with_ctrl_c():
         return step(learner)
 
     return pressed
+
+
+def test_a_second_concept_of_a_class_draws_nothing(tiny, pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("PHOTOSWAP_CLASS_PICTURES", str(tmp_path / "shared"))
+    line = ["learn", str(pictures / "references"), *LEARN, *tiny]
+    assert main([*line, "--out", str(tmp_path / "a")]) == 0
+    assert len(list((tmp_path / "shared").glob("*/*.png"))) == 2 and not (tmp_path / "a" / "class").exists()
+    monkeypatch.setattr("train.prior.sample_pictures", lambda *_: pytest.fail("drawn again"))
+    assert main([*line, "--token", "zwx", "--seed", "3", "--out", str(tmp_path / "b")]) == 0
+
+
+def test_masks_found_by_a_word_are_kept_for_looking_at_and_resuming(tiny, pictures, tmp_path, monkeypatch):
+    line = ["learn", str(pictures / "references"), *ALONE, *tiny, "--out", str(tmp_path / "a")]
+    line += ["--mask-word", "cat", "--mask-loss", "--attention-loss", "0.01"]
+    assert main([*line, "--steps", "1", "--checkpoint-every", "1", "--keep-checkpoint"]) == 0
+    assert files(tmp_path / "a" / "found-masks") == ["00.png", "01.png", "02.png"]
+    monkeypatch.setattr("photoswap.masks.find_subject", lambda *_: pytest.fail("found again"))
+    assert main([*line, "--checkpoint-every", "1", "--resume"]) == 0
+
+
+def test_masks_that_say_nothing_or_twice(tiny, pictures, tmp_path, capsys):
+    line = ["learn", pictures / "references", *ALONE, *tiny, "--out", tmp_path / "out"]
+    assert "without --mask-loss or --attention-loss" in refused(capsys, *line, "--mask-word", "cat")
+    told = refused(capsys, *line, "--mask-loss", "--mask-word", "cat", "--masks", pictures)
+    assert "leave one of them out" in told
+    assert "0.png has no mask" in refused(capsys, *line, "--mask-loss")
+    assert files(tmp_path) == []

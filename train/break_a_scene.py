@@ -29,15 +29,17 @@ def map_readers(sites: Sequence[Site], maps: list[Tensor], rows: int) -> dict[Si
     return {site: Hook(map=reading(lambda A: maps.append(A[:rows]))) for site in sites}
 
 
-def attention_error(maps: Sequence[Tensor], columns: Sequence[int], masks: Tensor) -> Tensor:
+def attention_error(maps: Sequence[Tensor], columns: Sequence[Sequence[int]], masks: Tensor) -> Tensor:
     """How far a word's maps are from the masks: (b,), the mean squared difference of each row.
 
-    maps: A of each layer, (b heads n m), all with the same n places. columns: of the word's tokens; of several the
-    mean. masks: (b 1 h w) in [0, 1] at the size of the latents, taken to the places' by the nearest.
+    maps: A of each layer, (b heads n m), all with the same n places. columns: of each row's word; of several tokens
+    the mean. masks: (b 1 h w) in [0, 1] at the size of the latents, taken to the places' by the nearest.
     Raises ValueError without maps or columns, and where the masks' sides are no multiple of the places'.
     """
-    if not maps or not columns:
-        raise ValueError(f"there are {len(maps)} maps and {len(columns)} columns; want at least one of each")
+    if not maps or len(columns) != len(masks) or not all(columns):
+        raise ValueError(
+            f"{len(maps)} maps, {len(columns)} words of {len(masks)} rows; want maps, and a word for each row"
+        )
     places = maps[0].shape[2]
     scale = round((masks[0].numel() / places) ** 0.5)
     h, w = (side // scale for side in masks.shape[2:])
@@ -45,7 +47,8 @@ def attention_error(maps: Sequence[Tensor], columns: Sequence[int], masks: Tenso
         raise ValueError(
             f"masks are {tuple(masks.shape)} and maps have {places} places; want masks of the latents' size"
         )
-    word = torch.cat(list(maps), dim=1)[..., list(columns)].mean(dim=(1, 3))  # (b n)
+    A = torch.cat(list(maps), dim=1).mean(dim=1)  # (b n m)
+    word = torch.stack([row[:, list(own)].mean(dim=1) for row, own in zip(A, columns, strict=True)])  # (b n)
     word = word / word.amax(dim=1, keepdim=True)
     wanted = rearrange(F.interpolate(masks.to(word), (h, w), mode="nearest"), "b 1 h w -> b (h w)")
     return (word - wanted).square().mean(dim=1)

@@ -33,6 +33,7 @@ NUMBERS: Mapping[str, tuple[float, float]] = {
     "clip": (0.0, 1e6),
     "prior_weight": (0.0, 1000.0),
     "class_guidance": (0.0, 100.0),
+    "attention_loss": (0.0, 1000.0),
     "min_snr": (0.0, 1e6),
     "alpha": (0.0, 1e6),
 }
@@ -56,6 +57,8 @@ class LearnConfig:
     draws, with class_steps sampler steps at class_guidance, class_batch at once.
     gradient_checkpointing: activations are recomputed rather than kept. bfloat16: networks run under autocast, also
     where they draw class pictures and samples; weights stay float32. min_snr: gamma of min-SNR, None for none.
+    mask_loss: what lies outside the references' masks is no error. attention_loss: weight of the token's attention
+    lying where the masks are (train/break_a_scene.py; 0.01 as published). Either wants masks.
     random_crop: another square of a picture each time, rather than its middle. resampling: how pictures are resized.
     mirror: add each picture mirrored. sample_latents: draw latents from the autoencoder's Gaussian, rather than take
     its mean. size: side in pixels, None for the model's own. checkpoint_every, sample_every: in steps, 0 for never;
@@ -85,6 +88,8 @@ class LearnConfig:
     gradient_checkpointing: bool = False
     bfloat16: bool = False
     min_snr: float | None = None
+    mask_loss: bool = False
+    attention_loss: float = 0.0
     random_crop: bool = False
     resampling: Resampling = "lanczos"
     mirror: bool = False
@@ -110,6 +115,11 @@ class LearnConfig:
         for name, options in CHOICES.items():
             if hasattr(self, name) and getattr(self, name) not in get_args(options):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; want one of {', '.join(get_args(options))}")
+
+    @property
+    def wants_masks(self) -> bool:
+        """Whether the references' masks have a say."""
+        return self.mask_loss or self.attention_loss > 0
 
     @property
     def instance_text(self) -> str:

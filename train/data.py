@@ -10,38 +10,48 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from models.images import load_image, to_tensor, upright
+from models.inpainting import latent_mask
 from models.stable_diffusion import StableDiffusion
 from models.vae import Autoencoder
 from train.config import Resampling
 
 PictureSource: TypeAlias = str | Path | Image.Image
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}
+MASK_ENDING = ".mask"  # of a file's name before its suffix: cat.mask.png is the mask of cat.jpg
+MASK_RESAMPLING: Resampling = "bilinear"  # Lanczos would ring at a mask's edges
 PIXELS_AT_ONCE = 2**20  # of pictures in one call of the encoder: one at 768 px, four at 512
 
 
 def read_pictures(references: PictureSource | Sequence[PictureSource]) -> list[Image.Image]:
     """The pictures of a folder, a file or a sequence of files and pictures; upright and RGB.
 
-    Of a folder every file is read in the order of names, but hidden ones and sub-folders. Raises ValueError when there
-    is no picture, and when one cannot be read, naming it.
+    Of a folder every file is read in the order of names, but hidden ones, masks ("cat.mask.png") and sub-folders.
+    Raises ValueError when there is no picture, and when one cannot be read, naming it.
     """
+    return [upright(one) if isinstance(one, Image.Image) else load_image(one) for one in several(references)]
+
+
+def several(references: PictureSource | Sequence[PictureSource]) -> list[Path | Image.Image]:
+    """The files of a folder but for its masks, or the files and pictures that were given. Raises ValueError."""
     if isinstance(references, str | Path):
         path = Path(references)
-        files = [path]
-        if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-        if not files:
+        if not path.is_dir():
+            return [path]
+        files = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
+        found = sorted(file for file in files if not file.stem.endswith(MASK_ENDING))
+        if not found:
             raise ValueError(f"{path} is an empty folder; put 3 to 5 pictures of the subject into it")
-        return [load_image(file) for file in files]
-    several = [references] if isinstance(references, Image.Image) else list(references)
-    if not several:
+        return [*found]
+    given = [references] if isinstance(references, Image.Image) else list(references)
+    if not given:
         raise ValueError("no reference was given; give 3 to 5 pictures of the subject")
-    return [upright(one) if isinstance(one, Image.Image) else load_image(Path(one)) for one in several]
+    return [one if isinstance(one, Image.Image) else Path(one) for one in given]
 
 
 def mirrored(pictures: Sequence[Image.Image]) -> list[Image.Image]:
@@ -53,17 +63,18 @@ class Example(NamedTuple):
     """One picture as it is shown once.
 
     x0: scaled latents (c h w), float32 on the CPU. mask: (1 h w), 1 where the loss counts. text: which of the prompts
-    it is shown under, an index.
+    it is shown under, an index. subject: (1 h w) in [0, 1], where the subject is; None is everywhere.
     """
 
     x0: Tensor
     mask: Tensor
     text: int = 0
+    subject: Tensor | None = None
 
 
-def shown_whole(x0: Tensor) -> Example:
+def shown_whole(x0: Tensor, subject: Tensor | None = None) -> Example:
     """The example of latents all of which count, under the first prompt."""
-    return Example(x0, torch.ones(1, *x0.shape[1:]))
+    return Example(x0, torch.ones(1, *x0.shape[1:]), subject=subject)
 
 
 class Examples(Protocol):
@@ -90,19 +101,28 @@ class CentreCrops:
         size: int,
         sample: bool = True,
         resampling: Resampling = "lanczos",
+        masks: Sequence[Image.Image] | None = None,
     ) -> None:
-        """size: side in pixels, a multiple of the autoencoder's factor. sample: False takes the mean of the latents."""
+        """size: side in pixels, a multiple of the autoencoder's factor. sample: False takes the mean of the latents.
+
+        masks: of each picture and of its size, "L", white where its subject is; None is white everywhere.
+        """
         self.vae, self.sample = model.vae, sample
         images = torch.stack([to_tensor(_middle(picture, size, resampling)) for picture in pictures])
         chunks = images.split(max(1, PIXELS_AT_ONCE // size**2))
         self.moments = torch.cat([_encode(model, chunk) for chunk in chunks])
-        self._digest = _hash([images])
+        self.subjects: Tensor | None = None
+        if masks is not None:
+            planes = torch.stack([_plane(_middle(mask, size, MASK_RESAMPLING)) for mask in masks])
+            self.subjects = latent_mask(planes, model.vae.config.factor, "nearest")
+        self._digest = _hash([images] if masks is None else [images, planes])
 
     def __len__(self) -> int:
         return len(self.moments)
 
     def draw(self, index: int, generator: torch.Generator) -> Example:
-        return shown_whole(_latents(self.vae, self.moments[index : index + 1], generator if self.sample else None))
+        latents = _latents(self.vae, self.moments[index : index + 1], generator if self.sample else None)
+        return shown_whole(latents, None if self.subjects is None else self.subjects[index])
 
     def digest(self) -> str:
         return self._digest
@@ -118,10 +138,14 @@ class RandomCrops:
         size: int,
         sample: bool = True,
         resampling: Resampling = "lanczos",
+        masks: Sequence[Image.Image] | None = None,
     ) -> None:
         """As for CentreCrops."""
         self.model, self.size, self.sample = model, size, sample
         self.images = [to_tensor(_shorter_side(picture, size, resampling)) for picture in pictures]
+        self.planes: list[Tensor] | None = None
+        if masks is not None:
+            self.planes = [_plane(_shorter_side(mask, size, MASK_RESAMPLING)) for mask in masks]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -130,16 +154,26 @@ class RandomCrops:
         image = self.images[index]
         room = [side - self.size + 1 for side in image.shape[1:]]
         top, left = (int(torch.randint(places, (), generator=generator)) for places in room)
-        crop = image[None, :, top : top + self.size, left : left + self.size]
-        return shown_whole(_latents(self.model.vae, _encode(self.model, crop), generator if self.sample else None))
+        window = (..., slice(top, top + self.size), slice(left, left + self.size))
+        moments = _encode(self.model, image[None][window])
+        latents = _latents(self.model.vae, moments, generator if self.sample else None)
+        if self.planes is None:
+            return shown_whole(latents)
+        subject = latent_mask(self.planes[index][None][window], self.model.vae.config.factor, "nearest")[0]
+        return shown_whole(latents, subject)
 
     def digest(self) -> str:
-        return _hash(self.images)
+        return _hash([*self.images, *(self.planes or [])])
 
 
 def _middle(picture: Image.Image, size: int, resampling: Resampling) -> Image.Image:
     """The middle square of the picture, resized."""
     return picture if picture.size == (size, size) else ImageOps.fit(picture, (size, size), FILTERS[resampling])
+
+
+def _plane(mask: Image.Image) -> Tensor:
+    """A mask as numbers (1 h w) in [0, 1]."""
+    return torch.from_numpy(np.array(mask.convert("L"))).float()[None] / 255
 
 
 def _shorter_side(picture: Image.Image, size: int, resampling: Resampling) -> Image.Image:
@@ -174,7 +208,7 @@ class Rows(NamedTuple):
     """What one call of the network learns from, all on the CPU.
 
     x0, eps: (b c h w), float32. t: (b,), long. text: (b,), long, the index of each row's prompt. mask: (b 1 h w), 1
-    where the loss counts.
+    where the loss counts. subject: (b 1 h w), where the subject is; 1 everywhere where nobody said.
     """
 
     x0: Tensor
@@ -182,6 +216,7 @@ class Rows(NamedTuple):
     t: Tensor
     text: Tensor
     mask: Tensor
+    subject: Tensor
 
     def join(self, other: "Rows") -> "Rows":
         """These rows, then the other ones."""
@@ -208,10 +243,10 @@ class Stream:
     def _row(self) -> tuple[Tensor, ...]:
         if not self.queue:
             self.queue = torch.randperm(len(self.examples), generator=self.generator).tolist()
-        x0, mask, text = self.examples.draw(self.queue.pop(0), self.generator)
+        x0, mask, text, subject = self.examples.draw(self.queue.pop(0), self.generator)
         eps = torch.randn(x0.shape, generator=self.generator)
         t = torch.randint(self.train_steps, (), generator=self.generator)
-        return x0, eps, t, torch.tensor(text), mask
+        return x0, eps, t, torch.tensor(text), mask, torch.ones_like(mask) if subject is None else subject
 
     def state(self) -> dict[str, Tensor]:
         """Where the stream stands: the generator's state and what is left of the current round."""

@@ -21,11 +21,12 @@ from tqdm import tqdm
 from models.stable_diffusion import StableDiffusion
 from train.concepts import Concept
 from train.config import FREE, LearnConfig
-from train.data import CentreCrops, PictureSource, Stream, mirrored, read_pictures
+from train.data import CentreCrops, Examples, PictureSource, Stream, mirrored, read_pictures
 from train.learner import Learner, check_state
 from train.methods import method_of
 from train.prior import SampleSettings, class_pictures, sample_pictures
 from train.ready import ready_to_learn
+from train.reference_masks import read_masks
 from train.run_file import RUN_KIND, RunRecord, read_run, write_run
 from weights import fingerprint, mismatch
 from weights.atomic import atomic, check_space, clear
@@ -56,6 +57,7 @@ def learn(
     overwrite: bool = False,
     keep_checkpoint: bool = False,
     class_folder: str | Path | None = None,
+    masks: PictureSource | Sequence[PictureSource] | None = None,
     on_step: Callable[[int, float], None] | None = None,
     on_sample: Callable[[int, Image.Image], None] | None = None,
 ) -> Concept:
@@ -66,8 +68,9 @@ def learn(
     resume: go on from the checkpoint in `out`, bit for bit as if never stopped, wherever the device adds up in the same
     order each time. overwrite: begin anew although `out` has a concept, or a checkpoint to resume from.
     keep_checkpoint: leave the checkpoint there when done, with two numbers beside each that learns; else it goes.
-    class_folder: where class pictures are kept, for many concepts to share; None takes class/ in `out`. on_step: told
-    the step, from 1, and its loss. on_sample: given the step and a picture.
+    class_folder: where class pictures are kept, for many concepts to share; None takes class/ in `out`. masks: of
+    the references, where the configuration asks for them (`read_masks`). on_step: told the step, from 1, and its loss.
+    on_sample: given the step and a picture.
 
     Ctrl-C is honoured between two steps: the checkpoint is written, if there is an `out`, and KeyboardInterrupt raised.
     Raises ValueError, before anything is written, when the model is not float32, for a size that does not suit the
@@ -81,8 +84,7 @@ def learn(
     watch = Watch(None if out is None else Path(out), progress, on_step, on_sample)
     _check_folders(watch.folder, method.file, class_folder, overwrite or resume)
     _check_room(model, config, watch.folder, sum(math.prod(shape) for shape in shapes.values()))
-    pictures = read_pictures(references)
-    examples = method.examples(model, config, size, mirrored(pictures) if config.mirror else pictures)
+    examples = _examples(model, config, size, references, masks)
     for folder in (watch.folder, watch.folder / SAMPLE_FOLDER) if watch.folder else ():
         clear(folder)  # of what a killed run left half written
     settings = {**config.settings(), "size": size}
@@ -136,6 +138,23 @@ def _check_room(model: StableDiffusion, config: LearnConfig, out: Path | None, n
         check_space(out, kept + 3 * numbers * model.dtype.itemsize * bool(config.checkpoint_every))
 
 
+def _examples(
+    model: StableDiffusion,
+    config: LearnConfig,
+    size: int,
+    references: PictureSource | Sequence[PictureSource],
+    masks: PictureSource | Sequence[PictureSource] | None,
+) -> Examples:
+    """The references as they are shown, with their masks where those have a say."""
+    if masks is not None and not config.wants_masks:
+        raise ValueError("masks change nothing without mask_loss or attention_loss; ask for one of them, or give none")
+    pictures = read_pictures(references)
+    found = read_masks(references, masks) if config.wants_masks else None
+    if config.mirror:
+        pictures, found = mirrored(pictures), None if found is None else mirrored(found)
+    return method_of(config).examples(model, config, size, pictures, found)
+
+
 def _classes(model: StableDiffusion, config: LearnConfig, size: int, watch: Watch, folder: str | Path | None) -> Stream:
     """Rows of class pictures, which the model draws before it learns, unless they are there already."""
     home = Path(folder) if folder else watch.folder and watch.folder / CLASS_FOLDER
@@ -143,7 +162,7 @@ def _classes(model: StableDiffusion, config: LearnConfig, size: int, watch: Watc
         model,
         config.class_text,
         config.class_pictures,
-        _sample_settings(config, size),
+        replace(_sample_settings(config, size), seed=0),  # the same ones for every concept, whatever its seed
         home,
         batch=config.class_batch,
         progress=watch.progress,

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from models.hooks import merge
 from models.stable_diffusion import StableDiffusion
+from models.tokenizer import subject_tokens
+from train.break_a_scene import attention_error, map_readers, outline_sites
 from train.config import LearnConfig
 from train.data import Rows, Stream, check_stream
 from train.loss import dreambooth_loss, min_snr_weights, squared_error
@@ -49,6 +52,9 @@ class Learner:
         )
         prompts = [*config.instance_texts, *(config.class_texts if classes is not None else ())]
         self.tokens = model.tokenizer(prompts).to(model.device)
+        self.words: list[list[int]] = []  # by prompt, the columns of the token
+        if config.attention_loss:
+            self.words = [subject_tokens(model.tokenizer, text, config.token) for text in config.instance_texts]
         self.frozen_context: Tensor | None = None
         if not placed.text_learns:
             with torch.no_grad():
@@ -87,19 +93,29 @@ class Learner:
         """The loss of some rows, a scalar: their output's error, row by row, weighed and averaged."""
         schedule, config = self.model.schedule, self.config
         target = schedule.target(rows.x0.to(self.model.device), rows.eps.to(self.model.device), rows.t)
-        mask = None if rows.mask.all() else rows.mask
-        errors = squared_error(self.output(rows), target, mask)
+        maps: list[Tensor] = []
+        output = self.output(rows, maps if config.attention_loss else None)
+        if config.mask_loss:
+            output, target = (tensor * rows.subject.to(tensor) for tensor in (output, target))
+        errors = squared_error(output, target, None if rows.mask.all() else rows.mask)
         if config.min_snr is not None:
             errors = errors * min_snr_weights(schedule, rows.t, config.min_snr).to(errors)
-        return dreambooth_loss(errors, config.batch, config.prior_weight)
+        loss = dreambooth_loss(errors, config.batch, config.prior_weight)
+        if config.attention_loss:
+            words = [self.words[text] for text in rows.text[: config.batch].tolist()]
+            loss = loss + config.attention_loss * attention_error(maps, words, rows.subject[: config.batch]).mean()
+        return loss
 
-    def output(self, rows: Rows) -> Tensor:
-        """What the U-Net makes of the noised rows, (b c h w)."""
-        model = self.model
+    def output(self, rows: Rows, maps: list[Tensor] | None = None) -> Tensor:
+        """What the U-Net makes of the noised rows, (b c h w). maps: receives the subject rows' A where it outlines."""
+        model, hooks = self.model, self.placed.hooks
+        if maps is not None:
+            sites = outline_sites(model.unet, *rows.x0.shape[2:])
+            hooks = merge(hooks, map_readers(sites, maps, self.config.batch))
         x0, eps = rows.x0.to(model.device), rows.eps.to(model.device)
         noisy = model.schedule.add_noise(x0, eps, rows.t).to(model.dtype)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            return model.unet(noisy, rows.t.to(model.device), self.context(rows.text), hooks=self.placed.hooks)
+            return model.unet(noisy, rows.t.to(model.device), self.context(rows.text), hooks=hooks)
 
     def context(self, texts: Tensor) -> Tensor:
         """The context (b 77 width) of rows by the indices (b,) of their prompts; each prompt is encoded once."""

@@ -13,23 +13,28 @@ examples:
   photoswap learn cat-photos/ --class cat --method lora --rank 8 --model sd21-base --out my-cat-lora
   photoswap learn a.jpg b.jpg c.jpg --class dog --token sks --steps 400 --sample-every 100
   photoswap learn cat-photos/ --class cat --model sd21-base --dtype bfloat16 --gradient-checkpointing
+  photoswap learn cat-photos/ --class cat --mask-word cat --mask-loss --attention-loss 0.01
 """
 
 import argparse
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from models.prompts import article
 from photoswap.commands import arguments as types
 from photoswap.commands.common import add_common, load_model, refuse, seed_for
 from photoswap.commands.outputs import check_folder, check_free, say
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from models.stable_diffusion import StableDiffusion
     from train.config import LearnConfig
 
 MOST_LEARNING_STEPS = 1_000_000  # some thousand times what a concept takes
 MOST_AT_ONCE = 1024  # pictures; a handful at 512 px fill a GPU of 80 GB
 MOST_PICTURES = 10_000  # of the class, where the papers have 200 to 1000
-CHECKPOINT, SAMPLES = "checkpoint.safetensors", "samples"
+CHECKPOINT, SAMPLES, FOUND_MASKS = "checkpoint.safetensors", "samples", "found-masks"
 CONCEPTS = {"dreambooth": "concept.safetensors", "lora": "lora.safetensors"}  # by method: what it writes
 # Flags that only some methods have a use for. The configurations say the same; a test compares.
 OWN = {
@@ -66,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whose numbers to learn with: a model's, or the published training script's (default: the model's)",
     )
     _add_of_methods(parser)
+    _add_of_masks(parser)
     group = parser.add_argument_group("learning")
     every = types.whole(0, MOST_LEARNING_STEPS)
     group.add_argument("--steps", type=types.whole(1, MOST_LEARNING_STEPS), metavar="N", help="of the optimizer")
@@ -95,13 +101,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how many pictures of the class the model draws for that",
     )
     group.add_argument(
-        "--class-folder", type=types.path, metavar="DIR", help="where to keep them for other concepts to share"
+        "--class-folder",
+        type=types.path,
+        metavar="DIR",
+        help="where they are kept for other concepts of the class (default: a folder for all, docs/sharper.md)",
     )
     group.add_argument("--size", type=types.whole(8, 2048), metavar="N", help="side of the squares learnt from")
     group.add_argument("--mirror", action=argparse.BooleanOptionalAction, help="learn from mirror images too")
     group.add_argument("--random-crop", action=argparse.BooleanOptionalAction, help="cut another square each time")
     group.add_argument(
         "--gradient-checkpointing", action=argparse.BooleanOptionalAction, help="less memory, a third slower"
+    )
+    group.add_argument(
+        "--min-snr",
+        type=types.number(0, 1e6, above=True),
+        metavar="GAMMA",
+        help="weigh timesteps with little noise down; 5 in its paper",
     )
     group.add_argument("--sample-every", type=every, metavar="N", help="steps between sample pictures in samples/")
     group.add_argument("--checkpoint-every", type=every, metavar="N", help="steps between checkpoints")
@@ -111,6 +126,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, bit for bit")
     add_common(parser, "concept", "the folder for the concept")
+
+
+def _add_of_masks(parser: argparse.ArgumentParser) -> None:
+    """The flags that tell learning where the subject is."""
+    group = parser.add_argument_group("masks")
+    group.add_argument(
+        "--mask-loss", action=argparse.BooleanOptionalAction, help="what is outside the subject's mask is no error"
+    )
+    group.add_argument(
+        "--attention-loss",
+        type=types.number(0, 1000, above=True),
+        metavar="W",
+        help="hold the token's attention to the mask, with this weight; 0.01 as published",
+    )
+    group.add_argument(
+        "--masks",
+        type=types.path,
+        metavar="DIR",
+        help="a folder with a mask for each picture, named as it (default: cat.mask.png beside cat.jpg)",
+    )
+    group.add_argument(
+        "--mask-word", type=types.words, metavar="WORD", help="find the masks by a word, and write them to found-masks/"
+    )
 
 
 def _add_of_methods(parser: argparse.ArgumentParser) -> None:
@@ -141,12 +179,18 @@ def run(arguments: argparse.Namespace) -> None:
     """Learn and write the concept."""
     check(arguments)
     from train.data import read_pictures
-    from train.learn import learn
+    from train.learn import CLASS_FOLDER, learn
+    from train.prior import class_picture_folder
+    from train.reference_masks import read_masks
 
-    alone = len(arguments.references) == 1
-    pictures = read_pictures(arguments.references[0] if alone else arguments.references)
+    references = arguments.references[0] if len(arguments.references) == 1 else arguments.references
+    pictures, masks = read_pictures(references), None
+    if _wants_masks(arguments) and not arguments.mask_word:
+        masks = read_masks(references, arguments.masks)
     model = load_model(arguments, "float32")  # --dtype bfloat16 is autocast: the weights stay float32
     config = configure(arguments, model.config.name)
+    if arguments.mask_word:
+        masks = _found_masks(arguments, model, pictures)
     try:
         learn(
             model,
@@ -157,7 +201,8 @@ def run(arguments: argparse.Namespace) -> None:
             resume=arguments.resume,
             overwrite=arguments.overwrite,
             keep_checkpoint=arguments.keep_checkpoint,
-            class_folder=arguments.class_folder,
+            class_folder=arguments.class_folder or class_picture_folder(arguments.out / CLASS_FOLDER),
+            masks=masks,
         )
     except KeyboardInterrupt:
         kept = (arguments.out / CHECKPOINT).is_file()
@@ -176,6 +221,10 @@ def check(arguments: argparse.Namespace) -> None:
         refuse(arguments, "where the text encoder does not learn", "text_learning_rate")
     if arguments.prior_weight == 0:
         refuse(arguments, "with --prior-weight 0, which learns without them", *OF_CLASS)
+    if not _wants_masks(arguments):
+        refuse(arguments, "without --mask-loss or --attention-loss, which look at them", "masks", "mask_word")
+    if arguments.masks and arguments.mask_word:
+        raise ValueError("--masks and --mask-word both say where the subject is; leave one of them out")
     if arguments.resume and arguments.overwrite:
         raise ValueError("--resume goes on from what --overwrite would replace; leave one of them out")
     check_folder(arguments.out)
@@ -186,9 +235,33 @@ def check(arguments: argparse.Namespace) -> None:
         arguments.out / CONCEPTS[arguments.method],
         arguments.out / CHECKPOINT,
         *sorted((arguments.out / SAMPLES).glob("*.png")),
+        *sorted((arguments.out / FOUND_MASKS).glob("*.png")),
     ]
-    read = [*arguments.references, arguments.model, arguments.config]
+    read = [*arguments.references, arguments.masks, arguments.model, arguments.config]
     check_free(outputs, read, again)
+
+
+def _wants_masks(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.mask_loss or arguments.attention_loss)
+
+
+def _found_masks(
+    arguments: argparse.Namespace, model: "StableDiffusion", pictures: "list[Image.Image]"
+) -> "list[Image.Image]":
+    """The mask of the word in each picture, kept in --out for looking at; a resumed run takes those it began with."""
+    from models.images import load_mask
+    from photoswap.masks import find_subject
+    from weights.atomic import atomic
+
+    word, masks = arguments.mask_word, []
+    for i, picture in enumerate(pictures):
+        file = arguments.out / FOUND_MASKS / f"{i:02}.png"
+        if not (arguments.resume and file.is_file()):
+            found = find_subject(model, picture, f"a photo of {article(word)} {word}", word)
+            with atomic(file) as place:
+                found.mask.save(place, format="PNG")
+        masks.append(load_mask(file))
+    return masks
 
 
 def configure(arguments: argparse.Namespace, model: str) -> "LearnConfig":

@@ -77,10 +77,17 @@ class LearningMethod(ABC, Generic[Numbers]):
     def save(self, concept: Concept, path: Path, model: StableDiffusion, dtype: torch.dtype) -> None:
         """Write what was learnt, complete or not at all. model: the base."""
 
-    def examples(self, model: StableDiffusion, config: Numbers, size: int, pictures: Sequence[Image.Image]) -> Examples:
-        """The references as they are shown; those that are to be shown mirrored too are among them."""
+    def examples(
+        self,
+        model: StableDiffusion,
+        config: Numbers,
+        size: int,
+        pictures: Sequence[Image.Image],
+        masks: Sequence[Image.Image] | None = None,
+    ) -> Examples:
+        """The references as they are shown; those that are to be shown mirrored too are among them. masks: of each."""
         crops = RandomCrops if config.random_crop else CentreCrops
-        return crops(model, pictures, size, config.sample_latents, config.resampling)
+        return crops(model, pictures, size, config.sample_latents, config.resampling, masks)
 
     def subject(self, config: Numbers) -> tuple[str, str]:
         """The word and the class that prompts will call the subject by."""

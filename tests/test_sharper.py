@@ -1,0 +1,119 @@
+"""Learning with masks: what the losses look at, resuming, and one picture for every class."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from test_dreambooth import QUICK, build, learner_of, pictures, run, same
+
+from models.hooks import Hook, reading
+from train.data import CentreCrops, Stream
+from train.learn import learn
+from train.loss import squared_error
+
+ALONE = replace(QUICK, prior_weight=0.0, batch=2)
+BOTH = {"mask_loss": True, "attention_loss": 0.5}
+
+
+def masks(count: int = 2, at: int = 20) -> list[Image.Image]:
+    """Of `pictures`: a square in each."""
+    found = [Image.new("L", (80, 70)) for _ in range(count)]
+    for i, mask in enumerate(found):
+        mask.paste(255, (at + i, 20, at + 30 + i, 60))
+    return found
+
+
+def stream(model, seed: int = 0, with_masks: bool = True) -> Stream:
+    examples = CentreCrops(model, pictures(), 64, masks=masks() if with_masks else None)
+    return Stream(examples, 1000, seed)
+
+
+@torch.no_grad()
+def test_the_masked_loss_is_published_formula_on_the_subjects_rows_alone(device):
+    model = build(device)
+    learner = learner_of(model, replace(QUICK, batch=2, mask_loss=True), stream(model), stream(model, 1, False))
+    rows = learner.next_rows()
+    assert 0 < rows.subject[:2].mean() < 1 and rows.subject[2:].all()
+    output, target = learner.output(rows), model.schedule.target(rows.x0.to(device), rows.eps.to(device), rows.t)
+    wanted = 0.0
+    for i in range(2):
+        for c in range(4):
+            mask = rows.subject[i, 0].to(device)
+            wanted += (output[i, c] * mask - target[i, c] * mask).square().mean().item() / 8
+    wanted += squared_error(output[2:], target[2:]).mean().item()
+    assert learner.loss(rows).item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_nothing_outside_the_masks_moves_a_masked_loss(device):
+    """The gradient with respect to the output, by the place."""
+    model = build(device)
+    learner = learner_of(model, replace(ALONE, mask_loss=True), stream(model))
+    rows = learner.next_rows()
+    kept = []
+    output = model.unet.conv_out.register_forward_hook(lambda _, __, out: kept.append(out) or out.retain_grad())
+    learner.loss(rows).backward()
+    output.remove()
+    gradient = kept[0].grad.abs().sum(1, keepdim=True).cpu()
+    assert (gradient[rows.subject == 0] == 0).all() and (gradient[rows.subject > 0] > 0).all()
+
+
+@torch.no_grad()
+def test_the_attention_loss_is_added_by_its_weight_and_looks_at_the_token_alone(device):
+    model = build(device)
+    config = replace(ALONE, instance_prompt="a sks cat")
+    learners = [learner_of(model, replace(config, attention_loss=w), stream(model)) for w in (0.0, 0.5)]
+    rows = learners[0].next_rows()
+    maps = []
+    hook = Hook(map=reading(maps.append))
+    sites = [site for site in model.unet.sites if site.kind == "cross" and site.stage != "mid" and site.scale == 1]
+    learners[0].placed.hooks.update(dict.fromkeys(sites, hook))
+    without = learners[0].loss(rows).item()
+    heat = torch.cat(maps, dim=1)[..., 2].mean(1)  # start, a, sks
+    heat = heat / heat.amax(1, keepdim=True)
+    added = (heat - rows.subject.flatten(1).to(heat)).square().mean().item()
+    assert learners[1].loss(rows).item() == pytest.approx(without + 0.5 * added, rel=1e-6)
+
+
+def test_the_attention_loss_brings_the_words_map_to_the_mask(device):
+    """Alone, on one row that is always the same."""
+    model = build(device)
+    learner = learner_of(model, replace(ALONE, attention_loss=1000.0, learning_rate=3e-3), stream(model))
+    rows = learner.next_rows()
+    learner.next_rows = lambda: rows
+    losses = [learner.step() for _ in range(25)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("changes", [BOTH, {**BOTH, "random_crop": True, "mirror": True, "prior_weight": 0.0}])
+def test_masked_learning_resumes_bit_for_bit(tmp_path, changes):
+    config = replace(QUICK, size=64, checkpoint_every=2, **changes)
+    whole, losses = run(build(), config, masks=masks())
+    run(build(), replace(config, steps=2), tmp_path, masks=masks(), keep_checkpoint=True)
+    resumed, rest = run(build(), config, tmp_path, masks=masks(), resume=True)
+    assert same(whole, resumed) and rest == losses[2:]
+    with pytest.raises(ValueError, match="begun with other references"):
+        run(build(), replace(config, steps=2), tmp_path / "other", masks=masks(), keep_checkpoint=True)
+        run(build(), config, tmp_path / "other", masks=masks(at=21), resume=True)
+
+
+def test_masks_and_the_losses_that_want_them_go_together():
+    with pytest.raises(ValueError, match="masks change nothing"):
+        run(build(), QUICK, masks=masks())
+    with pytest.raises(ValueError, match="give the masks too"):
+        run(build(), replace(QUICK, mask_loss=True))
+
+
+def test_recomputed_activations_give_the_same_attention_loss():
+    plain, recomputed = (
+        run(build(dtype=torch.float64), replace(QUICK, gradient_checkpointing=c, **BOTH), masks=masks())[1]
+        for c in (False, True)
+    )
+    assert plain == pytest.approx(recomputed, rel=1e-6)
+
+
+def test_every_seed_shares_the_pictures_of_the_class(tmp_path, monkeypatch):
+    shared = tmp_path / "class"
+    run(build(), QUICK, class_folder=shared)
+    monkeypatch.setattr("train.prior.sample_pictures", lambda *_: pytest.fail("drawn again"))
+    learn(build(), pictures(), replace(QUICK, seed=7), progress=False, class_folder=shared)
