@@ -1,7 +1,7 @@
 """From a picture with boxes to what a painter learns from: picture, mask and reference, all of one box of it.
 
 Pictures come from a folder, with boxes in a CSV file as OpenImages publishes them or in text files as Paint by
-PaintExample's data loader had them, or from the drawn world, which knows where its subjects are.
+Example's data loader had them, or from the drawn world, which knows where its subjects are.
 """
 
 import csv
