@@ -77,10 +77,13 @@ def test_each_augmentation_happens_as_often_as_published(name, share, monkeypatc
 
 
 def test_a_reference_is_the_box_and_ten_pixels_around():
-    picture = paint((100, 90), 0)
+    picture = paint((700, 512), 0)
     found = reference_of(picture, (20, 5, 60, 50), None)
     assert torch.equal(found, reference_tensor(picture.crop((10, 0, 70, 60)))[0])
-    assert reference_of(picture, (20, 5, 60, 50), rng(0), 32).shape == (3, 32, 32)
+    small = paint((200, 128), 0)
+    found = reference_of(small, (20, 5, 60, 50), None)
+    assert torch.equal(found, reference_tensor(small.crop((18, 3, 62, 52)))[0])
+    assert reference_of(small, (20, 5, 60, 50), rng(0), 32).shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

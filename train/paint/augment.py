@@ -23,6 +23,7 @@ MIRRORED, TURN, BLUR, BEND = 0.5, 0.5, 0.3, 0.3  # how often each is done
 DEGREES = 20.0  # of turning, either way
 BLUR_SIDES = (3, 5, 7)  # pixels of the box that blurs
 CORNER = 50.0  # of 224 pixels, that each of three corners moves when bent, in either direction
+PUBLISHED_SIDE = 512  # the next two are of pictures of this size or larger, and in proportion of smaller ones
 AROUND = 10  # pixels around the box that the reference has as well
 FREE_SPACE = 0.4  # of the space between a box's side and the picture's, that the mask may take at most
 SHRINK = 0.6  # of the margin around the mask, that the cut may give up at most
@@ -37,14 +38,20 @@ def reference_of(picture: Image.Image, box: PixelBox, rng: Random | None, size: 
     With the ten pixels around the box, as far as the picture has them; squeezed to a square first.
     """
     left, top, right, bottom = box
+    more = in_proportion(AROUND, picture.size)
     around = (
-        max(0, left - AROUND),
-        max(0, top - AROUND),
-        min(picture.width, right + AROUND),
-        min(picture.height, bottom + AROUND),
+        max(0, left - more),
+        max(0, top - more),
+        min(picture.width, right + more),
+        min(picture.height, bottom + more),
     )
     pixels = reference_tensor(picture.crop(around), size)
     return (pixels if rng is None else augmented(pixels, rng))[0]
+
+
+def in_proportion(pixels: int, size: tuple[int, int]) -> int:
+    """So many pixels of a published picture, in one of this (width, height)."""
+    return max(1, round(pixels * min(1.0, min(size) / PUBLISHED_SIDE)))
 
 
 def augmented(pixels: Tensor, rng: Random) -> Tensor:
@@ -99,10 +106,10 @@ def enlarged(box: PixelBox, size: tuple[int, int], rng: Random) -> PixelBox:
     return box[0] - left, box[1] - top, box[2] + right, box[3] + bottom
 
 
-def bezier_outline(box: PixelBox, around: PixelBox, rng: Random) -> list[tuple[float, float]]:
+def bezier_outline(box: PixelBox, around: PixelBox, rng: Random, jitter: int = JITTER) -> list[tuple[float, float]]:
     """The points of a rounded outline: four quadratic Bezier curves from corner to corner of the box.
 
-    Each bulges towards the middle of the side of `around`; 18 points on each, every one up to five pixels off. The
+    Each bulges towards the middle of the side of `around`; 18 points on each, every one up to `jitter` pixels off. The
     order is top, right, bottom, left.
     """
     left, top, right, bottom = box
@@ -116,7 +123,7 @@ def bezier_outline(box: PixelBox, around: PixelBox, rng: Random) -> list[tuple[f
     t = POINTS[:, None]
     found = [(1 - t) ** 2 * np.array(a) + 2 * t * (1 - t) * np.array(b) + t**2 * np.array(c) for a, b, c in curves]
     points = np.concatenate(found)
-    points = points + rng.integers(-JITTER, JITTER + 1, points.shape)
+    points = points + rng.integers(-jitter, jitter + 1, points.shape)
     return [(float(x), float(y)) for x, y in points]
 
 
@@ -124,7 +131,7 @@ def draw_mask(size: tuple[int, int], box: PixelBox, around: PixelBox, rng: Rando
     """A mask ("L") of (width, height), white where it is to be repainted: an outline, or all of `around`."""
     mask = Image.new("L", size, 0)
     if rng.random() < OUTLINE:
-        ImageDraw.Draw(mask).polygon(bezier_outline(box, around, rng), fill=255)
+        ImageDraw.Draw(mask).polygon(bezier_outline(box, around, rng, in_proportion(JITTER, size)), fill=255)
     else:
         mask.paste(255, around)
     return mask
