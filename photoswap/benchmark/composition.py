@@ -27,7 +27,7 @@ from train.recogniser.network import Recogniser, prepare
 from weights.atomic import atomic
 
 Array = NDArray[np.float64]
-COMPONENTS = 20  # of the published mixture
+GAUSSIANS = 20  # of the published mixture
 LIKELIEST = 300.0  # the log-likelihood that counts as 100
 REAL_SIDE, CLIP_SIDE = 512, 224  # of real pictures before anything else, and of what CLIP sees
 FLOOR = 1e-6  # added to a component's variances
@@ -79,7 +79,7 @@ class Mixture:
     spreads: Array
 
     @classmethod
-    def fit(cls, features: Array, components: int = COMPONENTS, seed: int = 0, rounds: int = 100) -> "Mixture":
+    def fit(cls, features: Array, components: int = GAUSSIANS, seed: int = 0, rounds: int = 100) -> "Mixture":
         """Expectation maximisation, begun by k-means, until the mean log-likelihood moves by less than 1e-3.
 
         Raises ValueError for fewer features than components.
