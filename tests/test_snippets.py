@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 
 import train.config
+import train.methods
 from photoswap.__main__ import build_parser, main
 from photoswap.demo import make_task
 
@@ -71,6 +72,7 @@ def run_as_written(snippet: Snippet) -> dict:
 def at_home(tmp_path, monkeypatch) -> None:
     """A folder with the pictures that the documents speak of, as the current one."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train.methods, "LEARNING_METHODS", dict(train.methods.LEARNING_METHODS))  # a page adds one
     task = make_task()
     (tmp_path / "cat-photos").mkdir()
     for i, picture in enumerate(task.references):

@@ -1,6 +1,5 @@
 """What learns, a page for each way: DreamBooth's networks, LoRA's factors."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from train.config import LearnConfig
@@ -8,7 +7,7 @@ from train.methods.dreambooth import DreamBooth
 from train.methods.lora import LoRA
 from train.methods.method import Group, LearningMethod, Placed
 
-LEARNING_METHODS: Mapping[str, LearningMethod[Any]] = {"dreambooth": DreamBooth(), "lora": LoRA()}
+LEARNING_METHODS: dict[str, LearningMethod[Any]] = {"dreambooth": DreamBooth(), "lora": LoRA()}
 
 
 def method_of(config: LearnConfig) -> LearningMethod[Any]:
