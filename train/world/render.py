@@ -54,12 +54,22 @@ class Rendering(NamedTuple):
         return self.masks[0]
 
 
+class Placement(NamedTuple):
+    """picture = matrix @ subject + shift, in supersampled pixels."""
+
+    matrix: NDArray[np.float64]
+    shift: NDArray[np.float64]
+
+    def __call__(self, points: Points) -> Points:
+        return points @ self.matrix.T + self.shift
+
+
 class Figure(NamedTuple):
     """A subject ready to be painted: its body and where that goes, and which material covers each pixel."""
 
     look: Look
     body: Body
-    to_picture: "Placement"
+    to_picture: Placement
     labels: NDArray[np.uint8]
 
 
@@ -119,16 +129,6 @@ def _figure(look: Look, pose: Pose, side: int) -> Figure:
     body = SPECIES[look.species](pose)
     to_picture = _placement(body, pose, side)
     return Figure(look, body, to_picture, _labels([*body.parts, *_worn(body, look)], to_picture, side))
-
-
-class Placement(NamedTuple):
-    """picture = matrix @ subject + shift, in supersampled pixels."""
-
-    matrix: NDArray[np.float64]
-    shift: NDArray[np.float64]
-
-    def __call__(self, points: Points) -> Points:
-        return points @ self.matrix.T + self.shift
 
 
 def _placement(body: Body, pose: Pose, side: int) -> Placement:
