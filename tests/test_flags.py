@@ -91,6 +91,8 @@ LEARN = {
     **{"--method": ["lora"], "--preset": ["script"], "--train-text-encoder": [], "--text-learning-rate": ["0.1"]},
     **{"--scale-learning-rate": [], "--rank": ["2"], "--alpha": ["2"], "--layers": ["linear"]},
     **{
+        "--token-steps": ["1"],
+        "--token-learning-rate": ["0.1"],
         "--mask-loss": [],
         "--attention-loss": ["0.1"],
         "--min-snr": ["5"],
@@ -98,7 +100,7 @@ LEARN = {
         "--mask-word": ["dog"],
     },
 }
-OF_MASKS = ("--masks", "--mask-word")
+OF_MASKS = ("--masks", "--mask-word", "--token-learning-rate")
 OF_LORA = ("--rank", "--alpha", "--layers")
 WHAT = {"--config": ["sd21"], "--prediction": ["eps"]}
 CONVERT = {**WHAT, "--layout": ["folder"], "--dtype": ["float16"], "--concept": ["CONCEPT:0.5"], "--overwrite": []}
@@ -214,12 +216,14 @@ CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
     "learn with masks": (
         ["learn", "refs", "--class", "cat", "--out", "out", "--mask-loss"],
         {**LEARN, "--mask-loss": ["--no-mask-loss"], "--train-text-encoder": ["--no-train-text-encoder"]},
-        dict.fromkeys(OF_LORA, NOTHING),
+        dict.fromkeys((*OF_LORA, "--token-learning-rate"), NOTHING),
     ),
     "learn a LoRA": (
         ["learn", "refs", "--class", "cat", "--out", "out", "--method", "lora"],
         {**LEARN, "--method": ["dreambooth"]},
-        dict.fromkeys(("--class-pictures", "--class-folder", "--text-learning-rate", *OF_MASKS), NOTHING),
+        dict.fromkeys(
+            ("--class-pictures", "--class-folder", "--text-learning-rate", "--token-steps", *OF_MASKS), NOTHING
+        ),
     ),
     "learn without the class": (
         ["learn", "refs", "--class", "cat", "--prior-weight", "0", "--out", "out"],

@@ -117,3 +117,51 @@ def test_every_seed_shares_the_pictures_of_the_class(tmp_path, monkeypatch):
     run(build(), QUICK, class_folder=shared)
     monkeypatch.setattr("train.prior.sample_pictures", lambda *_: pytest.fail("drawn again"))
     learn(build(), pictures(), replace(QUICK, seed=7), progress=False, class_folder=shared)
+
+
+FIRST = replace(QUICK, steps=5, token_steps=3, token_learning_rate=0.02, weight_decay=0.5, clip=0.0)
+
+
+def test_at_first_the_token_alone_learns(device):
+    """Bit for bit, over all tensors of the model; the token's row by AdamW without decay, written out."""
+    model = build(device, torch.float64)
+    config = replace(FIRST, betas=(0.7, 0.9), epsilon=0.1)
+    before = {name: t.clone() for net in ("unet", "vae", "text_encoder") for name, t in tensors_of(model, net).items()}
+    learner = learner_of(model, config, stream(model), stream(model, 1))
+    (own,) = (token for token, _ in model.tokenizer.words("sks"))
+    table = model.text_encoder.token_embedding.weight
+    row, first, second = table[own].detach().clone(), torch.zeros_like(table[own]), torch.zeros_like(table[own])
+    for step in (1, 2, 3):
+        learner.step()
+        gradient = table.grad[own]
+        first, second = 0.7 * first + 0.3 * gradient, 0.9 * second + 0.1 * gradient.square()
+        row = row - 0.02 * (first / (1 - 0.7**step)) / ((second / (1 - 0.9**step)).sqrt() + 0.1)
+        torch.testing.assert_close(table[own].detach(), row, rtol=1e-9, atol=1e-12)
+        for net in ("unet", "vae", "text_encoder"):
+            for name, tensor in tensors_of(model, net).items():
+                same_rows = (tensor == before[name]).flatten(1).all(1) if tensor.dim() > 1 else tensor == before[name]
+                moved = (~same_rows).nonzero().flatten().tolist()
+                assert moved == ([own] if name == "text_encoder.token_embedding.weight" else []), name
+    learner.step()
+    still = {
+        name for net in ("unet", "text_encoder") for name, t in tensors_of(model, net).items() if t.equal(before[name])
+    }
+    assert still == set()
+    assert all(state["step"] == 1 for state in learner.optimizer.state.values())
+
+
+def tensors_of(model, net: str) -> dict[str, torch.Tensor]:
+    return {f"{net}.{name}": tensor.detach() for name, tensor in getattr(model, net).state_dict().items()}
+
+
+@pytest.mark.parametrize("stopped", [1, 3, 4])  # before, between and after
+def test_both_phases_resume_bit_for_bit(tmp_path, stopped):
+    whole, losses = run(build(), FIRST)
+    run(build(), replace(FIRST, steps=stopped, checkpoint_every=stopped), tmp_path, keep_checkpoint=True)
+    resumed, rest = run(build(), FIRST, tmp_path, resume=True)
+    assert same(whole, resumed) and rest == losses[stopped:]
+
+
+def test_a_token_wants_a_text_encoder_that_learns():
+    with pytest.raises(ValueError, match="wants train_text_encoder"):
+        run(build(), replace(FIRST, train_text_encoder=False))

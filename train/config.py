@@ -19,7 +19,7 @@ CHOICES = {"resampling": Resampling, "concept_dtype": ConceptDtype, "layers": La
 # The least and the largest of each number; where the least is excluded, EXCLUDED says so. Far beyond what anyone
 # learns with, and near enough that memory and time do not run out over a slip of the finger.
 COUNTS: Mapping[str, tuple[int, int]] = {
-    **dict.fromkeys(("steps", "checkpoint_every", "sample_every"), (0, 1_000_000)),
+    **dict.fromkeys(("steps", "token_steps", "checkpoint_every", "sample_every"), (0, 1_000_000)),
     **dict.fromkeys(("batch", "accumulate", "class_batch"), (1, 1024)),
     "class_pictures": (1, 10_000),
     "class_steps": (1, 1000),
@@ -28,7 +28,7 @@ COUNTS: Mapping[str, tuple[int, int]] = {
     "rank": (1, 1024),
 }
 NUMBERS: Mapping[str, tuple[float, float]] = {
-    **dict.fromkeys(("learning_rate", "text_learning_rate", "epsilon"), (0.0, 1.0)),
+    **dict.fromkeys(("learning_rate", "text_learning_rate", "token_learning_rate", "epsilon"), (0.0, 1.0)),
     "weight_decay": (0.0, 1.0),
     "clip": (0.0, 1e6),
     "prior_weight": (0.0, 1000.0),
@@ -37,7 +37,7 @@ NUMBERS: Mapping[str, tuple[float, float]] = {
     "min_snr": (0.0, 1e6),
     "alpha": (0.0, 1e6),
 }
-EXCLUDED = ("steps", "learning_rate", "text_learning_rate", "epsilon", "min_snr", "alpha")
+EXCLUDED = ("steps", "learning_rate", "text_learning_rate", "token_learning_rate", "epsilon", "min_snr", "alpha")
 
 
 @dataclass(frozen=True)
@@ -160,13 +160,21 @@ class DreamBoothConfig(LearnConfig):
     and in the training script that this one calls: AdamW's other numbers, clipping, latents drawn from the Gaussian.
     PRESETS has the training script's own defaults as "script".
 
-    text_learning_rate: None takes learning_rate.
+    text_learning_rate: None takes learning_rate. token_steps: of all steps the first teach the token's embedding alone,
+    at token_learning_rate (train/token_first.py); that wants train_text_encoder.
     """
 
     method: ClassVar[str] = "dreambooth"
 
     train_text_encoder: bool = True
     text_learning_rate: float | None = None
+    token_steps: int = 0
+    token_learning_rate: float = 5e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.token_steps and not self.train_text_encoder:
+            raise ValueError("token_steps teach the token's embedding first; that wants train_text_encoder")
 
 
 @dataclass(frozen=True)

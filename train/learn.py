@@ -28,6 +28,7 @@ from train.prior import SampleSettings, class_pictures, sample_pictures
 from train.ready import ready_to_learn
 from train.reference_masks import read_masks
 from train.run_file import RUN_KIND, RunRecord, read_run, write_run
+from train.token_first import token_steps
 from weights import fingerprint, mismatch
 from weights.atomic import atomic, check_space, clear
 from weights.records import quoted, shown
@@ -202,7 +203,7 @@ def _saved(
     if begun.done > config.steps:
         raise ValueError(f"{where} has {begun.done} steps behind it, more than the {config.steps} asked for")
     try:
-        check_state(shapes, state, begun.done, pictures)
+        check_state(shapes, state, begun.done, pictures, token_steps(config))
     except ValueError as error:
         raise RUN_KIND.damaged(folder / CHECKPOINT_FILE, error) from None
     return state, begun.done

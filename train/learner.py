@@ -18,6 +18,7 @@ from train.data import Rows, Stream, check_stream
 from train.loss import dreambooth_loss, min_snr_weights, squared_error
 from train.methods import Placed
 from train.run_file import fill
+from train.token_first import TokenFirst, moved
 from weights.records import listed, quoted
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, for each parameter
@@ -50,6 +51,7 @@ class Learner:
             weight_decay=config.weight_decay,
             fused=model.device.type in ("cpu", "cuda"),
         )
+        self.token_first = TokenFirst(model, config, self.parameters, self.optimizer)
         prompts = [*config.instance_texts, *(config.class_texts if classes is not None else ())]
         self.tokens = model.tokenizer(prompts).to(model.device)
         self.words: list[list[int]] = []  # by prompt, the columns of the token
@@ -74,10 +76,12 @@ class Learner:
             total += loss.item()
         if not total < float("inf"):
             raise ValueError(f"the loss is {total} at step {self.done + 1}; lower the learning rate and start again")
+        self.token_first.hold(self.done)
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)
         self.optimizer.step()
         self.done += 1
+        self.token_first.stepped(self.done)
         self.between_steps = True
         return total
 
@@ -138,8 +142,9 @@ class Learner:
     def restore(self, state: Mapping[str, Tensor], done: int) -> None:
         """Go on from what `state` gave after `done` steps, once `check_state` has found nothing amiss."""
         fill(self.parameters, {name: state[name] for name in self.parameters})
-        begun = list(enumerate(self.parameters)) if done else []  # before the first step there are no moments
-        moments = {i: {key: state[f"adamw.{name}.{key}"] for key in MOMENTS} for i, name in begun}
+        begun, _ = moved(list(self.parameters), done, self.token_first.steps)  # the others have no moments yet
+        places = {name: i for i, name in enumerate(self.parameters)}
+        moments = {places[name]: {key: state[f"adamw.{name}.{key}"] for key in MOMENTS} for name in begun}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         for kind, stream in self._streams():
             stream.restore({key: state[f"{kind}.{key}"] for key in ("generator", "queue")})
@@ -151,16 +156,21 @@ class Learner:
 
 
 def check_state(
-    shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], done: int, pictures: Mapping[str, int]
+    shapes: Mapping[str, tuple[int, ...]],
+    state: Mapping[str, Tensor],
+    done: int,
+    pictures: Mapping[str, int],
+    first: int = 0,
 ) -> None:
     """Raise ValueError unless a `Learner` of parameters of these shapes may have given this state after `done` steps.
 
     pictures: how many there are of the "instances", mirrored ones included, and of the "classes", if any.
+    first: how many of the steps teach the token alone.
     """
     wanted = dict(shapes)
-    if done:
-        for name, shape in shapes.items():
-            wanted |= {f"adamw.{name}.{key}": () if key == "step" else shape for key in MOMENTS}
+    begun, steps = moved(list(shapes), done, first)
+    for name in begun:
+        wanted |= {f"adamw.{name}.{key}": () if key == "step" else shapes[name] for key in MOMENTS}
     known = [*wanted, *(f"{kind}.{key}" for kind in pictures for key in ("generator", "queue"))]
     if lacking := [name for name in known if name not in state]:
         raise ValueError(f"the tensor {listed(lacking)} is missing")
@@ -169,7 +179,7 @@ def check_state(
     for name, shape in wanted.items():
         if state[name].shape != shape:
             raise ValueError(f"the tensor {quoted(name)} is {tuple(state[name].shape)}; want {shape}")
-    if any(state[f"adamw.{name}.step"].item() != done for name in shapes if done):
+    if any(state[f"adamw.{name}.step"].item() != steps for name in begun):
         raise ValueError(f"the optimizer has made other steps than the {done} it is said to have made")
     for kind, count in pictures.items():
         check_stream({key: state[f"{kind}.{key}"] for key in ("generator", "queue")}, count)

@@ -22,6 +22,7 @@ DREAMBOOTH: Presets = {
     "sd15": {"learning_rate": 2e-6},
     "script": {"learning_rate": 5e-6, "random_crop": True, "resampling": "bilinear", "class_pictures": 100},
     "miniature": {
+        "token_learning_rate": 5e-3,
         "learning_rate": 2.5e-4,
         "text_learning_rate": 5e-4,
         "steps": 350,

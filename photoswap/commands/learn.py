@@ -43,6 +43,8 @@ OWN = {
     "layers": ("lora",),
     "train_text_encoder": ("dreambooth", "lora"),
     "text_learning_rate": ("dreambooth", "lora"),
+    "token_steps": ("dreambooth",),
+    "token_learning_rate": ("dreambooth",),
 }
 OF_CLASS = ("class_pictures", "class_folder")
 PRESET_NAMES = ("sd21", "sd21-base", "sd15", "script", "miniature")
@@ -173,6 +175,15 @@ def _add_of_methods(parser: argparse.ArgumentParser) -> None:
         metavar="RATE",
         help="dreambooth, lora: of the text encoder (default: --learning-rate)",
     )
+    group.add_argument(
+        "--token-steps",
+        type=types.whole(0, MOST_LEARNING_STEPS),
+        metavar="N",
+        help="dreambooth: of all steps, how many at first teach the token alone",
+    )
+    group.add_argument(
+        "--token-learning-rate", type=types.number(0, 1, above=True), metavar="RATE", help="dreambooth: of those steps"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -276,6 +287,8 @@ def configure(arguments: argparse.Namespace, model: str) -> "LearnConfig":
     config = learn_config(arguments.method, preset, arguments.class_word, **given)
     if not config.prior_weight:
         refuse(arguments, "without a --prior-weight, which this preset does not have", *OF_CLASS)
+    if not getattr(config, "token_steps", 0):
+        refuse(arguments, "without --token-steps, which it is for", "token_learning_rate")
     if not getattr(config, "train_text_encoder", True):
         refuse(arguments, "where the text encoder does not learn (--train-text-encoder)", "text_learning_rate")
     return config
