@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -20,13 +21,9 @@ LARGEST = 700_000  # bytes of all pictures together
 def made():
     """Every picture, and all names at the end, with a fifth of the steps."""
     names: dict = {"__name__": "__tour__"}
-    pictures = {
-        cell.picture: value
-        for cell, value in make_tour.run(
-            PAGE.replace('steps = load("miniature"), 20', 'steps = load("miniature"), 4'), names
-        )
-        if cell.picture
-    }
+    few = PAGE.replace('steps = load("miniature"), 20', 'steps = load("miniature"), 4')
+    with torch.enable_grad():  # the tour turns gradients off, and on leaving here they are as they were
+        pictures = {cell.picture: value for cell, value in make_tour.run(few, names) if cell.picture}
     return pictures, names
 
 
@@ -52,6 +49,7 @@ def test_every_piece_of_the_page_is_in_its_notebook():
 
 def test_the_tour_makes_its_pictures(made):
     pictures, names = made
+    assert torch.is_grad_enabled()
     assert names["steps"] == 4 and list(pictures) == PICTURES
     for name, picture in pictures.items():
         with Image.open(DOCS / name) as stored:
@@ -83,9 +81,11 @@ def test_an_error_names_the_line_of_the_page():
 @pytest.mark.slow
 def test_the_stored_pictures_are_those_of_these_weights():
     names: dict = {"__name__": "__tour__"}
-    for cell, value in make_tour.run(PAGE, names):
-        with Image.open(DOCS / cell.picture) as stored:
-            assert distance(value, stored.convert("RGB")) < 6, cell.picture  # 256 colours of a sheet: 1 to 3
+    with torch.enable_grad():
+        made = {cell.picture: value for cell, value in make_tour.run(PAGE, names) if cell.picture}
+    for name, picture in made.items():
+        with Image.open(DOCS / name) as stored:
+            assert distance(picture, stored.convert("RGB")) < 6, name  # 256 colours of a sheet: 1 to 3
     source, swapped, deaf = names["source"], names["swapped"].result, names["deaf"].result
     body = np.asarray(names["found"].mask) > 0
     changed, unheard = (np.abs(np.asarray(each, float) - np.asarray(source, float))[body] for each in (swapped, deaf))
