@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from models.images import load_image, to_image, to_tensor, upright
 from models.stable_diffusion import StableDiffusion
+from models.threads import in_suited_threads
 from samplers import Eps, Step, guided_eps, last, walk
 from weights import fingerprint
 
@@ -22,6 +23,7 @@ from .inversions.file import GUIDED, Inversion, InversionName, normal_guidance, 
 from .sizes import check_size, take, working_size
 
 
+@in_suited_threads
 @torch.no_grad()
 def invert_image(
     model: StableDiffusion,
@@ -51,6 +53,7 @@ def invert_image(
     return Inversion(found.trajectory, prompt, method, scale, fingerprint(model), image, found.null_contexts)
 
 
+@in_suited_threads
 @torch.no_grad()
 def encode(
     model: StableDiffusion,
@@ -67,6 +70,7 @@ def encode(
     return Inversion(clean.repeat(steps + 1, 1, 1, 1), prompt, "none", 1.0, fingerprint(model), image)
 
 
+@in_suited_threads
 @torch.no_grad()
 def synthesize(
     model: StableDiffusion,
@@ -90,6 +94,7 @@ def synthesize(
     return Inversion(drawn, prompt, "seed", guidance_scale, fingerprint(model), seed=seed)
 
 
+@in_suited_threads
 @torch.no_grad()
 def reconstruct(
     model: StableDiffusion,

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from models.hooks import Hook, reading
 from models.images import to_tensor, upright
 from models.stable_diffusion import StableDiffusion
+from models.threads import in_suited_threads
 
 from .sizes import Box, check_size, cut, take, working_size
 from .tokens import subject_tokens
@@ -67,6 +68,7 @@ def find_subject(
     return found
 
 
+@in_suited_threads
 @torch.no_grad()
 def find_subjects(
     model: StableDiffusion,
@@ -102,6 +104,7 @@ def find_subjects(
     return found
 
 
+@in_suited_threads
 @torch.no_grad()
 def word_heats(
     model: StableDiffusion,

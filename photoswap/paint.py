@@ -19,6 +19,7 @@ from models.images import as_mask, to_image, to_tensor, upright
 from models.inpainting import left_of, painting, to_mask
 from models.paint_by_example import PaintByExample, reference_tensor
 from models.stable_diffusion import LatentDiffusion, StableDiffusion
+from models.threads import in_suited_threads
 from samplers import Eps, Step, guided_eps, last, plms, walk
 from samplers.ddim import normal
 
@@ -76,6 +77,7 @@ class PaintResult:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+@in_suited_threads
 def paint(
     model: LatentDiffusion,
     picture: Image.Image,

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from models.images import to_image
 from models.stable_diffusion import StableDiffusion
+from models.threads import in_suited_threads
 from samplers import guided_eps, last, walk
 
 from .blend import Inside, MaskedAdaIN
@@ -116,6 +117,7 @@ def swap(
     return swap_all(model, [request], size=size, progress=progress)[0]
 
 
+@in_suited_threads
 @torch.no_grad()
 def swap_all(
     model: StableDiffusion,
@@ -317,6 +319,7 @@ def decoded_size(model: StableDiffusion, inversion: Inversion) -> tuple[int, int
     return w * model.config.vae.factor, h * model.config.vae.factor
 
 
+@in_suited_threads
 def generate(
     model: StableDiffusion,
     prompt: str,
@@ -335,6 +338,7 @@ def generate(
     return decoded(model, generate_latents(model, prompt, seed, *settings))
 
 
+@in_suited_threads
 @torch.no_grad()
 def generate_latents(
     model: StableDiffusion,

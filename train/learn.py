@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.stable_diffusion import StableDiffusion
+from models.threads import in_suited_threads
 from train.concepts import Concept
 from train.config import FREE, LearnConfig
 from train.data import CentreCrops, Examples, PictureSource, Stream, mirrored, read_pictures
@@ -47,6 +48,7 @@ class Watch:
     on_sample: Callable[[int, Image.Image], None] | None
 
 
+@in_suited_threads
 def learn(
     model: StableDiffusion,
     references: PictureSource | Sequence[PictureSource],

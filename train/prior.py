@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from models.images import load_image, to_image
 from models.stable_diffusion import StableDiffusion
+from models.threads import in_suited_threads
 from samplers import guided_eps, sample
 from weights import fingerprint
 from weights.atomic import atomic, clear
@@ -45,6 +46,7 @@ class SampleSettings:
     bfloat16: bool = False
 
 
+@in_suited_threads
 @torch.no_grad()
 def sample_pictures(
     model: StableDiffusion, prompt: str, settings: SampleSettings, indices: Sequence[int] = (0,)
