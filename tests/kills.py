@@ -38,6 +38,7 @@ import train.miniature.diffusion
 import train.recogniser.learn
 from models.vae import Autoencoder
 from photoswap.__main__ import INTERRUPTED, main
+from train.prior import CLASS_VARIABLE
 from weights.atomic import HIDDEN
 
 SECONDS = 600  # far more than any takes, on a machine with much else to do
@@ -160,6 +161,7 @@ def begin(job: Job, words: Sequence[str], home: Path, moment: Moment | None) -> 
     code = 1
     try:
         os.chdir(home)
+        os.environ[CLASS_VARIABLE] = str(home / "classes")  # drawn by every run anew, and killed there too
         said = os.open(home.with_name("said"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(said, 1), os.dup2(said, 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
