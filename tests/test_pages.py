@@ -8,7 +8,7 @@ from urllib.parse import urlparse
 import pytest
 from test_snippets import DOCUMENTS, ROOT, run_as_written, snippets
 
-PAGES = [*DOCUMENTS, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))]
+PAGES = [*DOCUMENTS, *(ROOT / name for name in ("CHANGELOG.md", "SECURITY.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 LONGEST_README = 200
 
