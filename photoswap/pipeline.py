@@ -23,11 +23,11 @@ from samplers import guided_eps, last, walk
 from .blend import Inside, MaskedAdaIN
 from .injections import REFERENCE, SOURCE, TARGET, as_json, timeline
 from .inversion import Inversion, initial_noise, uncond_contexts
-from .method import Follower, Method
+from .method import Follower, Method, Run
 from .methods import Photoswap, name_of
 from .origins import Renamed
 from .pictures import Picture
-from .side_by_side import Moment, side_by_side
+from .side_by_side import Moment, phases, side_by_side
 from .sizes import place, touched_cells
 from .tokens import subject_tokens
 
@@ -175,6 +175,14 @@ def swap_all(
         results.append(SwapResult(result, seen[target], seen[source], *latents, clock.laps, settings))
     clock.lap("place")
     return results
+
+
+def rows_alone(model: StableDiffusion, request: SwapRequest) -> int:
+    """The rows of the network that a request takes by itself; nothing is run for it. Raises as `swap` does."""
+    one = _Asked.of(model, request, None)
+    run = Run(model.unet, model.schedule, model.schedule.sampling(one.method.steps), one.pictures)
+    found = phases(run, {TARGET: one.method}, one.method.followers(run, TARGET), one.method.first)
+    return one.method.rows_before + sum(len(phase.rows) * len(phase.steps) for phase in found)
 
 
 @dataclass(frozen=True, eq=False)

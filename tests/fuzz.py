@@ -44,6 +44,7 @@ MODEL = ["--model", "model.safetensors", "--device", "cpu", "--quiet"]
 PAINTER = ["--size", "64", "--model", "painter.safetensors", "--device", "cpu", "--quiet"]
 LEARN = ["--class", "cat", "--steps", "1", "--size", "64"]
 LINES = {
+    "sweep": ["photo.png", *SWAP, "--phi", "0,1", "--size", "64", *MODEL, "--out", "new"],
     "attention": ["photo.png", "--prompt", PROMPT, "--steps", "1", "--size", "64", *MODEL, "--out", "new"],
     "generate": ["a photo of a cat", "--steps", "1", "--size", "64", *MODEL, "--out", "new/a.png"],
     "invert": ["photo.png", "--prompt", PROMPT, "--steps", "1", "--size", "64", *MODEL, "--out", "new/a.safetensors"],

@@ -63,7 +63,7 @@ def test_a_truncated_picture(tiny, pictures, tmp_path, capsys, command):
     ("arguments", "sentence"),
     [
         ([], "want one of demo, generate, learn, invert, mask"),
-        (["paint"], "invalid choice"),
+        (["bake"], "invalid choice"),
         (["generate"], "required: prompt"),
         (["generate", "x", "--size", "big"], "'big' is no size; want 768 or 768x512"),
         (["generate", "x", "--steps", "many"], "'many' is out of bounds; want a whole number, 1..1000"),

@@ -8,6 +8,7 @@ import argparse
 import inspect
 from dataclasses import fields, replace
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from tiny_model import tiny_model
 from models.stable_diffusion import StableDiffusion
 from photoswap.__main__ import build_parser, main
 from photoswap.figures.attention import SeenMaps
+from photoswap.figures.sweep import Cell, Sweep
 from photoswap.inversion import Inversion, synthesize
 from photoswap.masks import Found
 from photoswap.paint import PaintResult
@@ -75,9 +77,15 @@ PAINT = {
     **{"--steps": ["3"], "--guidance": ["2"], "--size": ["64"]},
 }
 ALONE = "not allowed with"  # one says where, and one what
+SWEPT = ["--subject", "dog", "--target", "cat", "--set", "max_queries=16,64", "--out", "out"]
 ATTENTION = {
     **{**COMMON, **DTYPE, **SAMPLING, "--prompt": ["my dog"], "--inversion": ["ddim"]},
     **{"--quantity": ["A"], "--at": ["1"], "--layers": ["up"], "--resolution": ["8"], "--components": ["2"]},
+}
+SWEEP = {
+    **{**COMMON, **DTYPE, **SAMPLING, "--prompt": ["my dog"], "--inversion": ["ddim"], "--task": ["demo-1"]},
+    **{"--subject": ["photo"], "--target": ["fox"], "--method": ["cake"], "--phi": ["1,2"], "--M": ["1"], "--A": ["3"]},
+    **{"--set": ["align=index,tokens"], "--at-once": ["1"]},
 }
 AS_MANY = "want as many"  # targets, concepts and masks as subjects, where there are several
 SWAP_REFUSED = {"--subject": AS_MANY, "--adain": "goes by a mask"}
@@ -129,6 +137,26 @@ CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
         ["attention", "--prompt", "a photo of a dog", "--quantity", "A", "--out", "out"],
         {**ATTENTION, "--quantity": ["M"]},
         {"--inversion": NOTHING, "--components": NOTHING},
+    ),
+    "sweep in a picture": (
+        [*("sweep", "in.png", "--prompt", "a photo of a dog"), *SWEPT],
+        SWEEP,
+        {"--seed": NOTHING, "--task": "a picture of its own"},
+    ),
+    "sweep in an inversion": (
+        ["sweep", "in.safetensors", *SWEPT],
+        SWEEP,
+        {**dict.fromkeys(("--inversion", "--steps", "--size", "--seed"), NOTHING), "--task": "a picture of its own"},
+    ),
+    "sweep in what is drawn": (
+        ["sweep", "--prompt", "a photo of a dog", *SWEPT],
+        SWEEP,
+        {"--inversion": NOTHING, "--task": NOTHING},
+    ),
+    "sweep in a task": (
+        ["sweep", "--task", "demo-0", "--set", "phi=0,2", "--out", "out"],
+        {**SWEEP, "--phi": ["4"], "--A": ["2"]},
+        {**dict.fromkeys(("--prompt", "--subject", "--target", "--seed"), NOTHING), "--phi": "given twice"},
     ),
     "invert a picture": (
         ["invert", "in.png", "--prompt", "a dog", "--out", "a.safetensors"],
@@ -242,7 +270,8 @@ CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
     ),
 }
 WITHOUT: dict[tuple[str, bool], tuple] = {}  # what a case does without more flags, known once it has run
-OUTPUTS = ("a.png", "a.safetensors", "out/result.png", "out/concept.safetensors", "out/attention.json")
+OUTPUTS = ("a.png", "a.safetensors")
+OUTPUTS += tuple(f"out/{name}" for name in ("result.png", "concept.safetensors", "attention.json", "sweep.json"))
 
 
 def options(name: str) -> set[str]:
@@ -299,6 +328,9 @@ def noted(model, inversion, monkeypatch):
         "photoswap.masks.find_subjects": [Found(mask, (20, 20, 40, 40), torch.zeros(64, 64))],
         "photoswap.paint.paint": painted,
         "photoswap.demo.run_demo": None,
+        "photoswap.figures.sweep.sweep": Sweep({"phi": (1,)}, (Cell({"phi": 1}, swapped),), 1, 2),
+        "photoswap.figures.sweep.scores_of": {"background": 1.0},
+        "photoswap.figures.sweep.draw_curves": SimpleNamespace(savefig=lambda place, format: place.touch()),
         "photoswap.figures.attention.look": SeenMaps(torch.eye(16), torch.ones(77, 4, 4), (4, 4), (0,)),
         "photoswap.figures.drawing.component_row": ([picture], ["a"]),
         "train.learn.learn": None,

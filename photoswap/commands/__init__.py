@@ -3,7 +3,7 @@
 Networks are imported by `run`, so that help and mistakes in typing are answered at once.
 """
 
-from photoswap.commands import attention, demo, generate, invert, learn, mask, methods, paint, swap, weights
+from photoswap.commands import attention, demo, generate, invert, learn, mask, methods, paint, swap, sweep, weights
 
 COMMANDS = {
     "demo": demo,
@@ -15,5 +15,6 @@ COMMANDS = {
     "methods": methods,
     "paint": paint,
     "swap": swap,
+    "sweep": sweep,
     "weights": weights,
 }

@@ -109,6 +109,19 @@ def site_prefix(text: str) -> str:
     return text
 
 
+def setting_values(text: str) -> tuple[str, list[Any]]:
+    """ "name=value,value" as a name and the values that JSON has for them, or the texts where they are none."""
+    name, _ = setting(text)
+    written = text.partition("=")[2]
+    try:
+        values = json.loads(f"[{written}]", parse_constant=_no_number)
+    except json.JSONDecodeError:
+        values = written.split(",")
+    if not values or "" in values:
+        raise argparse.ArgumentTypeError(f"{quote(text)} has no values; want {name}=VALUE,VALUE")
+    return name, [one for i, one in enumerate(values) if one not in values[:i]]
+
+
 def _no_number(text: str) -> NoReturn:
     raise argparse.ArgumentTypeError(f"{text} is no number; want a finite one")
 

@@ -1,4 +1,4 @@
-"""A source that is looked at, not swapped: a picture, an inversion, or what a prompt and a seed draw."""
+"""A source that figures are of: a picture, an inversion, or what a prompt and a seed draw."""
 
 import argparse
 from dataclasses import dataclass
@@ -61,15 +61,17 @@ def prompt_of(arguments: argparse.Namespace, source: GivenSource) -> str:
     return prompt
 
 
-def check_source(arguments: argparse.Namespace) -> None:
-    """Raise ValueError for flags that would change nothing about such a source."""
+def check_source(arguments: argparse.Namespace, swaps: bool = False) -> None:
+    """Raise ValueError for flags that would change nothing. swaps: whether it is swapped too, which takes guidance."""
     if arguments.source is None:
         refuse(arguments, "without a picture", "inversion")
     elif arguments.source.suffix == INVERSION_SUFFIX:
-        refuse(arguments, "where there is an inversion already", "inversion", "steps", "size", "guidance", "seed")
+        refuse(arguments, "where there is an inversion already", "inversion", "steps", "size", "seed")
+        if not swaps:
+            refuse(arguments, "where there is an inversion already", "guidance")
     else:
         refuse(arguments, "for a picture: the seed is of one drawn", "seed")
-        if arguments.inversion not in GUIDED:
+        if arguments.inversion not in GUIDED and not swaps:
             refuse(arguments, f"but for inversions by {', '.join(GUIDED)}", "guidance")
 
 
