@@ -9,7 +9,7 @@ from test_dreambooth import QUICK, build, learner_of, pictures, run, same
 
 from models.hooks import Hook, reading
 from train.data import CentreCrops, Stream
-from train.learn import learn
+from train.learn import _examples, learn
 from train.loss import squared_error
 
 ALONE = replace(QUICK, prior_weight=0.0, batch=2)
@@ -83,6 +83,17 @@ def test_the_attention_loss_brings_the_words_map_to_the_mask(device):
     learner.next_rows = lambda: rows
     losses = [learner.step() for _ in range(25)]
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_masks_are_mirrored_with_their_pictures():
+    left = [Image.new("L", (80, 70)) for _ in range(2)]
+    for mask in left:
+        mask.paste(255, (0, 0, 40, 70))
+    config = replace(ALONE, mirror=True, mask_loss=True)
+    examples = _examples(build(), config, 64, pictures(), left)
+    sides = [examples.draw(i, torch.Generator()).subject.split(4, dim=2) for i in range(4)]
+    assert [bool((a > b).all()) for a, b in sides] == [True, True, False, False]
+    assert [bool((a < b).all()) for a, b in sides] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("changes", [BOTH, {**BOTH, "random_crop": True, "mirror": True, "prior_weight": 0.0}])
