@@ -8,6 +8,7 @@ from PIL import Image
 from test_dreambooth import QUICK, build, learner_of, pictures, run, same
 
 from models.hooks import Hook, reading
+from train.config import LoRAConfig
 from train.data import CentreCrops, Stream
 from train.learn import _examples, learn
 from train.loss import squared_error
@@ -113,6 +114,20 @@ def test_masks_and_the_losses_that_want_them_go_together():
         run(build(), QUICK, masks=masks())
     with pytest.raises(ValueError, match="give the masks too"):
         run(build(), replace(QUICK, mask_loss=True))
+
+
+def test_lora_learns_with_masks_too():
+    """The gradient of the factors, where the token looks, is not that without the attention loss."""
+    gradients = []
+    for weight in (0.0, 0.5):
+        model = build(dtype=torch.float64)
+        config = LoRAConfig("cat", size=64, batch=2, rank=2, mask_loss=True, attention_loss=weight)
+        learner = learner_of(model, config, stream(model))
+        learner.loss(learner.next_rows()).backward()
+        gradients.append(
+            {name: p.grad for name, p in learner.parameters.items() if name.endswith("attn2.to_k.weight/up")}
+        )
+    assert gradients[0] and all((g - gradients[1][name]).abs().max() > 0 for name, g in gradients[0].items())
 
 
 def test_recomputed_activations_give_the_same_attention_loss():
