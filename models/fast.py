@@ -83,6 +83,11 @@ def make_fast(model: LatentDiffusion, compiled: Compiled | None = None, backend:
     return warm_up
 
 
+def set_tiling(model: LatentDiffusion, tile: bool | None) -> None:
+    """Whether pictures go through the autoencoder in bands (models/tiling.py); None for large ones alone."""
+    model.vae.tile = tile
+
+
 def _graphs() -> int:
     """How many graphs torch has compiled in this process."""
     from torch._dynamo.utils import counters

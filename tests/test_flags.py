@@ -39,7 +39,8 @@ COMMON = {
     "--quiet": [],
 }
 DTYPE = {"--dtype": ["bfloat16"]}
-SAMPLING = {"--steps": ["3"], "--guidance": ["2"], "--size": ["64"], "--concept": ["CONCEPT:0.5"]}
+SPEED = {"--fast": [], "--tile": ["always"]}
+SAMPLING = {**SPEED, "--steps": ["3"], "--guidance": ["2"], "--size": ["64"], "--concept": ["CONCEPT:0.5"]}
 GENERATE = {**COMMON, **DTYPE, **SAMPLING, "--negative": ["rain"], "--out": ["other.png"]}
 INVERT = {
     **{**COMMON, **DTYPE, **SAMPLING},
@@ -336,6 +337,8 @@ def noted(model, inversion, monkeypatch):
         "train.learn.learn": None,
         "train.concepts.apply_in_place": None,
         "weights.convert.convert": None,
+        "models.fast.make_fast": None,
+        "models.fast.set_tiling": None,
     }
     for name in (*answers, "weights.fetch.fetch", "weights.verify.verify"):  # first, or one keeps a stand-in for good
         import_module(name.rpartition(".")[0])

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.config import AnyConfig, ModelConfig, PaintConfig
+from models.fast import fastest_dtype
 from models.identity import Identity, Mark
 from models.paint_by_example import PaintByExample
 from models.stable_diffusion import LatentDiffusion, StableDiffusion
@@ -62,13 +63,14 @@ def load_as(
     kind: type[Model],
     name_or_path: str | os.PathLike,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype | Literal["stored"] | None = torch.float32,
+    dtype: torch.dtype | Literal["stored", "fastest"] | None = torch.float32,
     config: AnyConfig | str | os.PathLike | None = None,
     prediction: Prediction | None = None,
 ) -> Model:
     """Read a checkpoint of this kind of model, PaintByExample for instance; LatentDiffusion takes any.
 
-    The others as for `load`; a folder holds image_encoder/ where the context is a picture.
+    dtype: "fastest" is what the device computes a model of this width in fastest (models/fast.py). The others as for
+    `load`; a folder holds image_encoder/ where the context is a picture.
     """
     path = locate(name_or_path)
     files = open_files(path)
@@ -76,6 +78,8 @@ def load_as(
     model = meta_model(told.config)
     if not isinstance(model, kind):
         raise ValueError(_of_another_kind(told.config, str(name_or_path)))
+    if dtype == "fastest":
+        dtype = fastest_dtype(torch.device(device), told.config.unet.channels)
     networks = networks_of(model)
     digests: dict[str, str] = {}
     layout: Layout = "ldm" if None in files else "hf"

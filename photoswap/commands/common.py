@@ -2,13 +2,15 @@
 
 import argparse
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from photoswap.commands import arguments as types
+from photoswap.commands.outputs import say
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +30,7 @@ OF_PAINTERS = (
 )
 UNTIL_THE_END = ExitStack()  # of a command: settings of the process, made once torch is there and put back by `main`
 STEPS, GUIDANCE = 50, 7.5
+TILED = {"auto": None, "always": True, "never": False}
 GUIDANCE_OF = {"miniature": 3.0}  # trained on less, it overshoots at the 7.5 of the published models
 
 
@@ -48,7 +51,7 @@ def add_common(
     add_what_it_is(group)
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps (default: cuda if present, else cpu)")
     if dtypes:
-        group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the networks (default: %(default)s)")
+        group.add_argument("--dtype", choices=DTYPES, help="of the networks (default: float32)")
     group.add_argument(
         "--seed", type=types.whole(0, types.SEED), metavar="N", help="the same seed gives the same bytes (default: 0)"
     )
@@ -99,6 +102,24 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         help="pixels to work at, 768 or 768x512 (default: by model and picture)",
     )
     add_concepts(group)
+    add_speed(parser)
+
+
+def add_speed(parser: argparse.ArgumentParser) -> None:
+    """The flags that change what it costs, and nothing else but rounding."""
+    group = parser.add_argument_group("speed")
+    group.add_argument(
+        "--fast",
+        action="store_true",
+        help="the networks in what this machine computes fastest, unless --dtype says otherwise, laid out for it, and "
+        "compiled on a GPU, which takes a minute or more the first time and is told (docs/benchmarks.md)",
+    )
+    group.add_argument(
+        "--tile",
+        choices=tuple(TILED),
+        default="auto",
+        help="the autoencoder in bands, the same pixels in less memory (default: above a million pixels)",
+    )
 
 
 def add_concepts(parser: argparse._ActionsContainer) -> None:
@@ -123,6 +144,7 @@ def load_model(
     they are emptied into the model, so that memory holds none twice. Raises ValueError for a model that only paints
     inside a mask.
     """
+    from models.fast import set_tiling
     from models.stable_diffusion import StableDiffusion
 
     if concepts is None:
@@ -134,7 +156,19 @@ def load_model(
             "take a model that draws whole pictures, such as sd21-base"
         )
     put_concepts(model, concepts)
+    set_tiling(model, TILED[getattr(arguments, "tile", "auto")])
+    if getattr(arguments, "fast", False):
+        speed_up(model, arguments.quiet)
     return model
+
+
+def speed_up(model: "StableDiffusion", quiet: bool) -> None:
+    """Make the model fast; what compiling cost is told at the end of the command."""
+    from models.fast import make_fast
+
+    warm_up = make_fast(model, "whole" if model.device.type == "cuda" else None)
+    if warm_up and not quiet:
+        UNTIL_THE_END.callback(lambda: say(f"compiling took {warm_up}", sys.stderr))
 
 
 def load_kind(arguments: argparse.Namespace, kind: "type[Model]", dtype: str | None = None) -> "Model":
@@ -147,7 +181,11 @@ def load_kind(arguments: argparse.Namespace, kind: "type[Model]", dtype: str | N
     device = pick_device(arguments.device)
     make_repeatable(device)
     UNTIL_THE_END.enter_context(full_float32())
-    wanted = getattr(torch, dtype or arguments.dtype)
+    wanted: torch.dtype | Literal["fastest"]
+    wanted = getattr(torch, dtype or arguments.dtype or "float32")
+    # null-text fits in float32 alone
+    if getattr(arguments, "fast", False) and not arguments.dtype and getattr(arguments, "inversion", 0) != "null-text":
+        wanted = "fastest"
     return load_as(kind, arguments.model, device, wanted, arguments.config, arguments.prediction)
 
 

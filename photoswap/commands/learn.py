@@ -20,7 +20,6 @@ import argparse
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from models.prompts import article
 from photoswap.commands import arguments as types
 from photoswap.commands.common import add_common, load_model, refuse, seed_for
 from photoswap.commands.outputs import check_folder, check_free, say
@@ -261,6 +260,7 @@ def _found_masks(
 ) -> "list[Image.Image]":
     """The mask of the word in each picture, kept in --out for looking at; a resumed run takes those it began with."""
     from models.images import load_mask
+    from models.prompts import article
     from photoswap.masks import find_subject
     from weights.atomic import atomic
 
