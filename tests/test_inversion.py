@@ -142,6 +142,23 @@ def test_null_text_leaves_the_model_as_it_was(model):
     assert all(p.grad is None for network in networks_of(model).values() for p in network.parameters())
 
 
+def test_null_text_keeps_activations_where_there_is_room(model, monkeypatch):
+    """Kept or recomputed, the contexts are the same; what a call keeps is measured, and grows with the places."""
+    context, drawn = model.encode_text(SOURCE), torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    drawn, seen, found = drawn.to(model.device), [], {}
+    running = null_text._only_inputs_learn
+    monkeypatch.setattr(null_text, "_only_inputs_learn", lambda unet, keep: seen.append(keep) or running(unet, keep))
+    for free in (0, 2**60):
+        monkeypatch.setattr(null_text, "free_bytes", lambda _, free=free: free)
+        found[free] = null_text.fit_null_contexts(model, drawn, context, lambda _: 7.5)
+    assert seen == [True, False, True, True]  # each fit measures first
+    assert torch.allclose(found[0], found[2**60], atol=1e-6)
+    sizes = [null_text._activation_bytes(model, drawn[:1, :, :side], context) for side in (8, 16)]
+    assert sizes[1] == 2 * sizes[0] > 0
+    monkeypatch.undo()
+    assert null_text.free_bytes(model.device) > 2**20
+
+
 def test_null_text_wants_full_precision(device):
     model = swap_model(device)
     for network in networks_of(model).values():

@@ -13,6 +13,8 @@ narrower it is: Adam moves each coordinate alike, so what a step does to product
 of the width.
 """
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.config import LEVELS
 from models.stable_diffusion import StableDiffusion
 from models.unet import UNet
 from samplers import Step, guide, move
@@ -56,14 +59,15 @@ def fit_null_contexts(
     """The unconditional context of every sampling step, noisiest first: (n 77 c).
 
     trajectory: (n + 1 4 h w), clean first. context: of the source's prompt, (1 77 c). scale: guidance at a step index.
-    shown: the steps as they pass, for progress. The U-Net's activations are recomputed rather
-    than kept. Raises ValueError in half precision, where the fit fails.
+    shown: the steps as they pass, for progress. The prompt's own prediction is made once a step, the weights get no
+    gradients, and the U-Net's activations are kept where memory has room for twice what they take, else recomputed.
+    Raises ValueError in half precision, where the fit fails.
     """
     if model.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"null-text optimisation in {model.dtype} does not converge; load the model in float32")
     n = len(trajectory) - 1
     null, latents, found = model.encode_text(""), trajectory[n:], []
-    with _only_inputs_learn(model.unet):
+    with _only_inputs_learn(model.unet, keep=2 * _activation_bytes(model, latents, context) < free_bytes(model.device)):
         for step in shown(model.schedule.sampling(n)):
             land = _landing(model, latents, step, context, scale(step.index))
             if scale(step.index) != 1:  # at 1 the null context has no effect
@@ -99,10 +103,13 @@ def _fit(null: Tensor, land: Land, wanted: Tensor, done: float) -> Tensor:
 
 
 @contextmanager
-def _only_inputs_learn(unet: UNet) -> Iterator[None]:
-    """Gradients for what goes into the network and none for its weights, activations recomputed; restored after."""
+def _only_inputs_learn(unet: UNet, keep: bool) -> Iterator[None]:
+    """Gradients for what goes into the network and none for its weights; all is put back after.
+
+    keep: activations for the backward pass, which then costs a third less time; else they are recomputed.
+    """
     learning, checkpointing = [p for p in unet.parameters() if p.requires_grad], unet.gradient_checkpointing
-    unet.gradient_checkpointing = True
+    unet.gradient_checkpointing = not keep
     try:
         for parameter in learning:
             parameter.requires_grad_(False)
@@ -111,3 +118,31 @@ def _only_inputs_learn(unet: UNet) -> Iterator[None]:
         unet.gradient_checkpointing = checkpointing
         for parameter in learning:
             parameter.requires_grad_(True)
+
+
+def _activation_bytes(model: StableDiffusion, latents: Tensor, context: Tensor) -> int:
+    """What one call keeps for its backward pass at the size of these latents.
+
+    Counted on the smallest latents there are: attention is fused, so all that is kept grows with the places.
+    """
+    side, kept = 2 ** (LEVELS - 1), [0]
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.unet.parameters()}
+
+    def count(tensor: Tensor) -> Tensor:
+        kept[0] += tensor.nbytes * (tensor.untyped_storage().data_ptr() not in own)
+        return tensor
+
+    small, wanted = latents.new_zeros(1, latents.shape[1], side, side), context.clone().requires_grad_()
+    counted = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
+    with _only_inputs_learn(model.unet, keep=True), torch.enable_grad(), counted:
+        model.unet(small, 0, wanted)
+    return kept[0] * latents[0, 0].numel() // side**2
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that nobody uses, on a GPU or in the machine; all there could be where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cpu" and {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys():
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return sys.maxsize
