@@ -1,0 +1,99 @@
+"""Every figure of docs/benchmarks.md that a CPU gives: `python -m tests.benchmarks`.
+
+Both sides of a ratio run in this process, one after the other, several rounds, and the table has the median with the
+smallest and the largest; so a busy neighbour disturbs both alike. `--clock cpu --threads 1` counts this process's own
+seconds, where neighbours disturb still less. Each figure is printed, and kept in --json, as soon as it is there.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the tests' own modules, the oracle among them
+
+import torch
+from tqdm import tqdm
+
+from benchmarks import full, parts
+from benchmarks.measure import Clock, Figure, threads
+from benchmarks.parts import Bench, Figures
+from models.precision import full_float32
+
+PARTS: dict[str, Callable[[Bench], Figures]] = {
+    "starts": parts.starts,
+    "swap": parts.swap,
+    "savings": parts.savings,
+    "oracle": parts.oracle,
+    "plain": parts.plain,
+    "growth": parts.growth,
+    "dtypes": parts.dtypes,
+    "null-text": parts.null_text,
+    "tiling": parts.tiling,
+    "demo": parts.demo,
+    "full": full.full,
+}
+BEGIN, END = "<!-- printed by python -m tests.benchmarks -->", "<!-- until here -->"
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """Markdown, a table a part."""
+    blocks = []
+    for part in dict.fromkeys(figure.part for figure in figures):
+        lines = [f"**{part}**", "", "| what | median | rounds | at most |", "| --- | --- | --- | --- |"]
+        lines += [f"| {' | '.join(figure.cells())} |" for figure in figures if figure.part == part]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def written_into(text: str, content: str) -> str:
+    """The text with what stands between the markers replaced. Raises ValueError where they are missing."""
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"no {BEGIN} and {END} in that file: nowhere to write the tables")
+    before, rest = text.split(BEGIN, 1)
+    return f"{before}{BEGIN}\n\n{content}\n\n{END}{rest.split(END, 1)[1]}"
+
+
+def machine(count: int) -> str:
+    """The processor, and the versions."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    cores = f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {count} threads"
+    return f"{cores}; torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help=f"{', '.join(PARTS)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--against", metavar="MODULE:FUNCTION", help="given our model, returns another network")
+    parser.add_argument("--json", type=Path, help="where to keep each figure, a line each")
+    parser.add_argument("--write", type=Path, help="a page whose tables are replaced")
+    arguments = parser.parse_args(argv)
+    if unknown := set(arguments.parts) - PARTS.keys():
+        parser.error(f"no part {', '.join(unknown)}; there is {', '.join(PARTS)}")
+    bench, figures = Bench(Clock(arguments.clock), arguments.rounds, arguments.against), []
+    print(machine(arguments.threads))
+    with threads(arguments.threads), full_float32():
+        for name in (bar := tqdm(arguments.parts or list(PARTS))):
+            bar.set_description(name)
+            for figure in PARTS[name](bench):
+                figures.append(figure)
+                bar.write(f"{name:<10} " + "   ".join(figure.cells()))
+                if arguments.json:
+                    with arguments.json.open("a") as lines:
+                        lines.write(json.dumps(figure.as_json()) + "\n")
+    if not arguments.against and (not arguments.parts or "plain" in arguments.parts):
+        print("plain      no other implementation named with --against: nothing to compare plain sampling with")
+    if arguments.write:
+        content = f"{machine(arguments.threads)}.\n\n{table(figures)}"
+        arguments.write.write_text(written_into(arguments.write.read_text(), content))
+
+
+if __name__ == "__main__":
+    main()
