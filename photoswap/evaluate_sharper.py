@@ -45,7 +45,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "token first": {"token_steps": 0.25},  # a share of all steps
     "min-SNR": {"min_snr": 5.0},
 }
-SCORES = {  # by name: its unit, and how many digits
+UNITS = {  # by name: its unit, and how many digits
     "subject": ("dB", 2),
     "colours": ("", 3),
     "background": ("dB", 2),
@@ -144,12 +144,12 @@ def _interval(differences: Sequence[float], seed: int = 0) -> tuple[float, float
 def options_table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Iterator[str]:
     """The lines of a table: by option the scores of every subject, the same subjects in the same order."""
     names = list(found[PLAIN][0])
-    yield "| option | " + " | ".join(f"{name} {SCORES[name][0]}".strip() for name in names) + " |"
+    yield "| option | " + " | ".join(f"{name} {UNITS[name][0]}".strip() for name in names) + " |"
     yield "|---" * (len(names) + 1) + "|"
     for option, rows in found.items():
         cells = []
         for name in names:
-            digits = SCORES[name][1]
+            digits = UNITS[name][1]
             told = f"{np.mean([row[name] for row in rows]):.{digits}f}"
             if option != PLAIN:
                 changes = [row[name] - plain[name] for row, plain in zip(rows, found[PLAIN], strict=True)]
