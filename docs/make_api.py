@@ -10,7 +10,8 @@ import pdoc
 
 import photoswap
 
-ROOMS = ("photoswap", "models", "samplers", "train", "weights")
+# but for the page, which is no library, and whose layout wants Gradio to be imported
+ROOMS = ("photoswap", "models", "samplers", "train", "weights", "!photoswap.web")
 
 
 def make(out: Path) -> None:

@@ -69,14 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell(str(interruption) or "interrupted; no file was left half-written")
         return INTERRUPTED
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        if "--debug" in argv or not _is_mistake(error):
+        if "--debug" in argv or not is_mistake(error):
             raise
-        _tell(_sentence(error))
+        _tell(sentence_for(error))
         return MISTAKE
     return 0
 
 
-def _is_mistake(error: Exception) -> bool:
+def is_mistake(error: Exception) -> bool:
     """Whether a caller can mend it: any ValueError or OSError, and asking for more memory than there is."""
     return not isinstance(error, RuntimeError) or _lacks_memory(error)
 
@@ -90,7 +90,8 @@ def _lacks_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and bool(NO_MEMORY.search(str(error)))
 
 
-def _sentence(error: Exception) -> str:
+def sentence_for(error: Exception) -> str:
+    """What to say of a mistake."""
     if _lacks_memory(error):
         return "there is too little memory for this; try a smaller --size or --batch, or --dtype bfloat16"
     if isinstance(error, OSError) and error.strerror:

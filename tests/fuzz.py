@@ -51,6 +51,7 @@ LINES = {
     "mask": ["photo.png", "--word", "dog", "--size", "64", *MODEL, "--out", "new/a.png"],
     "paint": ["photo.png", "--mask", "mask.png", "--prompt", "a cat", "--steps", "1", *PAINTER, "--out", "new"],
     "swap": ["photo.png", *SWAP, "--size", "64", *MODEL, "--out", "new"],
+    "web": ["--model", "model.safetensors", "--device", "cpu", "--out", "new"],
     "learn": ["references", *LEARN, "--prior-weight", "0", *MODEL, "--out", "new"],
     "demo": ["--device", "cpu", "--quiet", "--out", "new/a.png"],
     "methods": ["photoswap", "--model", "miniature"],
@@ -393,6 +394,10 @@ def without_the_demo(model: object, out: Path, **_: object) -> None:
     paint((8, 8), 0).save(out)
 
 
+def without_a_page(arguments: argparse.Namespace, ready: object = None) -> None:
+    """In place of a page that is served for ever."""
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser("python -m tests.fuzz", description=__doc__)
     parser.add_argument("--count", type=int, default=2000)
@@ -400,8 +405,10 @@ if __name__ == "__main__":
     parser.add_argument("--first", type=int, default=0, help="the number of the first line, to see one again")
     arguments = parser.parse_args()
     import photoswap.demo
+    import photoswap.web.server
 
     photoswap.demo.run_demo = without_the_demo
+    photoswap.web.server.serve = without_a_page
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "home").mkdir()
         show = functools.partial(print, flush=True, file=sys.__stdout__)

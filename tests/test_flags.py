@@ -111,6 +111,9 @@ LEARN = {
 }
 OF_MASKS = ("--masks", "--mask-word", "--token-learning-rate")
 OF_LORA = ("--rank", "--alpha", "--layers")
+WEB = {**COMMON, **DTYPE, "--port": ["8000"], "--host": ["::1"], "--open": [], "--concept": ["CONCEPT:0.5"]}
+for absent in ("--seed", "--overwrite", "--quiet"):
+    del WEB[absent]
 WHAT = {"--config": ["sd21"], "--prediction": ["eps"]}
 CONVERT = {**WHAT, "--layout": ["folder"], "--dtype": ["float16"], "--concept": ["CONCEPT:0.5"], "--overwrite": []}
 FETCH = {"--mirror": ["http://localhost"], "--offline": [], "--cache": ["there"], "--quiet": []}
@@ -259,6 +262,7 @@ CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
         {**LEARN, "--train-text-encoder": ["--no-train-text-encoder"]},
         dict.fromkeys(("--class-pictures", "--class-folder", *OF_LORA, *OF_MASKS), NOTHING),
     ),
+    "web": (["web"], WEB, {}),
     "weights list": (["weights", "list"], {"--cache": ["there"]}, {}),
     "weights fetch": (["weights", "fetch", "sd21"], FETCH, {}),
     "weights fetch offline": (["weights", "fetch", "sd21", "--offline"], FETCH, {"--mirror": "asks no --mirror"}),
@@ -332,6 +336,7 @@ def noted(model, inversion, monkeypatch):
         "photoswap.figures.sweep.sweep": Sweep({"phi": (1,)}, (Cell({"phi": 1}, swapped),), 1, 2),
         "photoswap.figures.sweep.scores_of": {"background": 1.0},
         "photoswap.figures.sweep.draw_curves": SimpleNamespace(savefig=lambda place, format: place.touch()),
+        "photoswap.web.server.serve": None,
         "photoswap.figures.attention.look": SeenMaps(torch.eye(16), torch.ones(77, 4, 4), (4, 4), (0,)),
         "photoswap.figures.drawing.component_row": ([picture], ["a"]),
         "train.learn.learn": None,

@@ -13,6 +13,7 @@ from photoswap.commands import COMMANDS, generate, mask
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setattr("photoswap.demo.run_demo", fuzz.without_the_demo)
+    monkeypatch.setattr("photoswap.web.server.serve", fuzz.without_a_page)
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
 
@@ -26,9 +27,9 @@ def test_spoiled_lines_end_in_one_sentence_and_leave_nothing(home):
 def test_a_line_is_a_function_of_seed_and_number():
     files = ["a.png", "b.safetensors"]
     first, again, other = (fuzz.Lines(seed, files) for seed in (1, 1, 2))
-    lines = [first.line(number) for number in range(50)]
-    assert [again.line(number) for number in range(50)] == lines
-    assert [other.line(number) for number in range(50)] != lines
+    lines = [first.line(number) for number in range(100)]
+    assert [again.line(number) for number in range(100)] == lines
+    assert [other.line(number) for number in range(100)] != lines
     assert {line[0] for line in lines} == {*fuzz.LINES}
 
 

@@ -22,6 +22,7 @@ DOORS = (
     "photoswap/commands/*.py",
     "photoswap/demo.py",
     "photoswap/evaluate*.py",
+    "photoswap/web/*.py",
 )
 # A network's noise schedule is among its numbers, and samplers own its arithmetic.
 NUMBERS = Path("models/config.py")

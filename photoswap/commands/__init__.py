@@ -3,7 +3,7 @@
 Networks are imported by `run`, so that help and mistakes in typing are answered at once.
 """
 
-from photoswap.commands import attention, demo, generate, invert, learn, mask, methods, paint, swap, sweep, weights
+from photoswap.commands import attention, demo, generate, invert, learn, mask, methods, paint, swap, sweep, web, weights
 
 COMMANDS = {
     "demo": demo,
@@ -16,5 +16,6 @@ COMMANDS = {
     "paint": paint,
     "swap": swap,
     "sweep": sweep,
+    "web": web,
     "weights": weights,
 }

@@ -42,6 +42,20 @@ def add_common(
     dtypes: whether the networks' can be chosen. painters: whether the models are those that paint inside a mask.
     """
     group = parser.add_argument_group("common")
+    add_model(group, dtypes, painters)
+    group.add_argument(
+        "--seed", type=types.whole(0, types.SEED), metavar="N", help="the same seed gives the same bytes (default: 0)"
+    )
+    group.add_argument(
+        "--out", type=types.path, default=Path(out), metavar="PATH", help=f"{what} (default: %(default)s)"
+    )
+    add_overwrite(group)
+    group.add_argument("--quiet", action="store_true", help="no progress bars")
+    group.add_argument("--debug", action="store_true", help="show where an error comes from")
+
+
+def add_model(group: argparse._ActionsContainer, dtypes: bool = True, painters: bool = False) -> None:
+    """The flags that say which model, and where and in which numbers it runs; arguments as for add_common."""
     group.add_argument(
         "--model",
         default=None if painters else "miniature",
@@ -52,15 +66,6 @@ def add_common(
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps (default: cuda if present, else cpu)")
     if dtypes:
         group.add_argument("--dtype", choices=DTYPES, help="of the networks (default: float32)")
-    group.add_argument(
-        "--seed", type=types.whole(0, types.SEED), metavar="N", help="the same seed gives the same bytes (default: 0)"
-    )
-    group.add_argument(
-        "--out", type=types.path, default=Path(out), metavar="PATH", help=f"{what} (default: %(default)s)"
-    )
-    add_overwrite(group)
-    group.add_argument("--quiet", action="store_true", help="no progress bars")
-    group.add_argument("--debug", action="store_true", help="show where an error comes from")
 
 
 def add_overwrite(parser: argparse._ActionsContainer) -> None:
