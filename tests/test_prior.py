@@ -142,6 +142,17 @@ def test_pictures_that_are_there_are_read_without_a_lock(model, tmp_path, drawn,
     assert drawn == [0, 1]
 
 
+def test_the_lock_of_a_run_that_was_killed_with_its_last_picture_drawn_goes(model, tmp_path):
+    class_pictures(model, "a photo of a cat", 1, SETTINGS, tmp_path, progress=False)
+    (home,) = tmp_path.iterdir()
+    with locked(home / "lock"):  # of a living one it stays
+        class_pictures(model, "a photo of a cat", 1, SETTINGS, tmp_path, progress=False)
+        assert (home / "lock").exists()
+    (home / "lock").touch()
+    class_pictures(model, "a photo of a cat", 1, SETTINGS, tmp_path, progress=False)
+    assert [path.name for path in home.iterdir()] == ["0000.png"]
+
+
 def test_a_run_that_waits_says_for_whom(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train.prior, "WAIT", 0.01)
     home = tmp_path / train.prior._key(model, "a cat", SETTINGS)

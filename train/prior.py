@@ -23,7 +23,7 @@ from models.stable_diffusion import StableDiffusion
 from models.threads import in_suited_threads
 from samplers import guided_eps, sample
 from weights import fingerprint
-from weights.atomic import atomic, clear
+from weights.atomic import LOCK, atomic, clear
 from weights.lock import Held, locked
 from weights.published import expand
 
@@ -93,7 +93,8 @@ def class_pictures(
         clear(home)
     files = {i: home / f"{i:04}.png" for i in range(count)} if home else {}
     found = _kept(files)
-    if len(found) == count:  # also where nothing can be written
+    if home and len(found) == count:  # also where nothing can be written
+        _clear_lock(home)
         return [found[i] for i in range(count)]
     with _alone_in(home, progress):
         found |= _kept({i: file for i, file in files.items() if i not in found})
@@ -141,7 +142,7 @@ def _alone_in(home: Path | None, progress: bool) -> Iterator[None]:
     with ExitStack() as stack:
         while True:
             try:
-                stack.enter_context(locked(home / "lock", without="go on"))
+                stack.enter_context(locked(home / LOCK, without="go on"))
                 break
             except Held as holder:
                 if progress and not told:
@@ -149,6 +150,14 @@ def _alone_in(home: Path | None, progress: bool) -> Iterator[None]:
                 told = True
                 time.sleep(WAIT)
         yield
+
+
+def _clear_lock(home: Path) -> None:
+    """Remove the lock of a process that was killed with its last picture drawn; a living one's stays."""
+    with suppress(OSError, Held):
+        if (home / LOCK).exists():
+            with locked(home / LOCK, without="raise"):
+                pass
 
 
 def _key(model: StableDiffusion, prompt: str, settings: SampleSettings) -> str:
