@@ -68,6 +68,11 @@ class Tokenizer:
                 pieces += [(token, vocabulary.decoder[token]) for token in vocabulary.encode(part)]
         return pieces
 
+    def piece(self, spelling: str) -> int | None:
+        """The id of a piece of the vocabulary that ends no word, by its spelling; None where there is none."""
+        found: int | None = _vocabulary().encoder.get(spelling)
+        return found
+
     def _split(self, text: str) -> list[str]:
         """The text cut before and after every added word."""
         words = "|".join(map(re.escape, sorted(self.added, key=len, reverse=True)))

@@ -48,11 +48,11 @@ def pictures(count: int = 2) -> list[Image.Image]:
     return [Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((80, 70)) for _ in range(count)]
 
 
-def run(model, config, out=None, **more):
+def run(model, config, out=None, references=None, **more):
     """Learn quietly; the concept and the losses."""
     losses = []
     more = {"on_step": lambda _, loss: losses.append(loss), **more}
-    return learn(model, pictures(), config, out, progress=False, **more), losses
+    return learn(model, references or pictures(), config, out, progress=False, **more), losses
 
 
 def same(a, b) -> bool:
@@ -381,7 +381,7 @@ def test_class_pictures_are_drawn_as_the_configuration_says(model, monkeypatch):
     monkeypatch.setattr("train.prior.sample_pictures", spy)
     config = replace(QUICK, steps=1, class_pictures=3, class_steps=7, class_guidance=4.5, class_batch=2, seed=11)
     run(model, config)
-    settings = SampleSettings(size=64, steps=7, guidance_scale=4.5, seed=11, bfloat16=False)
+    settings = SampleSettings(size=64, steps=7, guidance_scale=4.5, seed=0, bfloat16=False)  # for every concept alike
     assert asked == [("a photo of a cat", settings, [0, 1]), ("a photo of a cat", settings, [2])]
 
 

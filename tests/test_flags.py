@@ -108,7 +108,10 @@ LEARN = {
         "--masks": ["masks"],
         "--mask-word": ["dog"],
     },
+    **{"--init-word": ["dog"], "--tokens-per-word": ["2"], "--zoom": ["--no-zoom"], "--also": ["refs", "dog", "<b>"]},
 }
+OF_WORDS, OF_CUSTOM = ("--init-word", "--tokens-per-word"), ("--zoom", "--also")
+OF_TEXT, OF_CLASS = ("--train-text-encoder", "--text-learning-rate"), ("--class-pictures", "--class-folder")
 OF_MASKS = ("--masks", "--mask-word", "--token-learning-rate")
 OF_LORA = ("--rank", "--alpha", "--layers")
 WEB = {**COMMON, **DTYPE, "--port": ["8000"], "--host": ["::1"], "--open": [], "--concept": ["CONCEPT:0.5"]}
@@ -243,24 +246,41 @@ CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
     "learn": (
         ["learn", "refs", "--class", "cat", "--out", "out"],
         {**LEARN, "--train-text-encoder": ["--no-train-text-encoder"]},
-        dict.fromkeys((*OF_LORA, *OF_MASKS), NOTHING),
+        dict.fromkeys((*OF_LORA, *OF_MASKS, *OF_WORDS, *OF_CUSTOM), NOTHING),
     ),
     "learn with masks": (
         ["learn", "refs", "--class", "cat", "--out", "out", "--mask-loss"],
         {**LEARN, "--mask-loss": ["--no-mask-loss"], "--train-text-encoder": ["--no-train-text-encoder"]},
-        dict.fromkeys((*OF_LORA, "--token-learning-rate"), NOTHING),
+        dict.fromkeys((*OF_LORA, "--token-learning-rate", *OF_WORDS, *OF_CUSTOM), NOTHING),
     ),
     "learn a LoRA": (
         ["learn", "refs", "--class", "cat", "--out", "out", "--method", "lora"],
         {**LEARN, "--method": ["dreambooth"]},
+        dict.fromkeys((*OF_CLASS, "--text-learning-rate", "--token-steps", *OF_MASKS, *OF_WORDS, *OF_CUSTOM), NOTHING),
+    ),
+    "learn a word": (
+        ["learn", "refs", "--class", "cat", "--out", "out", "--method", "textual-inversion"],
+        LEARN,
         dict.fromkeys(
-            ("--class-pictures", "--class-folder", "--text-learning-rate", "--token-steps", *OF_MASKS), NOTHING
+            (*OF_LORA, *OF_TEXT, *OF_CLASS, "--prior-weight", "--token-steps", *OF_MASKS, *OF_CUSTOM), NOTHING
         ),
+    ),
+    "learn by Custom Diffusion": (
+        ["learn", "refs", "--class", "cat", "--out", "out", "--method", "custom-diffusion"],
+        {
+            **{**LEARN, "--batch": ["3"], "--mirror": ["--no-mirror"]},
+            "--scale-learning-rate": ["--no-scale-learning-rate"],
+        },
+        {
+            **dict.fromkeys((*OF_LORA, *OF_TEXT, "--tokens-per-word", "--token-steps", *OF_MASKS), NOTHING),
+            **{"--random-crop": "leave one of them out", "--mask-loss": "leave out zoom"},
+            "--attention-loss": "leave out zoom",
+        },
     ),
     "learn without the class": (
         ["learn", "refs", "--class", "cat", "--prior-weight", "0", "--out", "out"],
         {**LEARN, "--train-text-encoder": ["--no-train-text-encoder"]},
-        dict.fromkeys(("--class-pictures", "--class-folder", *OF_LORA, *OF_MASKS), NOTHING),
+        dict.fromkeys((*OF_CLASS, *OF_LORA, *OF_MASKS, *OF_WORDS, *OF_CUSTOM), NOTHING),
     ),
     "web": (["web"], WEB, {}),
     "weights list": (["weights", "list"], {"--cache": ["there"]}, {}),

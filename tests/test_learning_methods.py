@@ -7,9 +7,9 @@ import torch
 from test_dreambooth import build, pictures, run, same
 from tiny_model import tiny_model
 
-from photoswap.commands import learn as command
+from photoswap.commands import learn_flags as command
 from train.concepts import open_concept
-from train.config import CONFIGS, learn_config
+from train.config import CONFIGS, Beside, learn_config
 from train.learn import CHECKPOINT_FILE
 from train.methods import LEARNING_METHODS, method_of
 from train.presets import PRESETS
@@ -19,14 +19,25 @@ from weights.load import networks_of
 
 PICTURES = {"class_pictures": 2, "class_steps": 2, "class_guidance": 1.0}
 FEW = {"size": 64, "steps": 4, "learning_rate": 1e-2, **PICTURES}
+OF_WORD = {"size": 64, "steps": 4, "learning_rate": 1e-2}
+DOG = Beside("<new2>", "dog", "pll")
 CASES = {
     "dreambooth": learn_config("dreambooth", "sd21", "cat", **FEW),
     "lora": learn_config("lora", "sd21", "cat", **FEW),
     "lora of everything": learn_config(
         "lora", "sd21", "cat", **FEW, prior_weight=0.5, layers="linear", train_text_encoder=True, rank=3, alpha=1.5
     ),
+    "textual-inversion": learn_config("textual-inversion", "sd21", "cat", **OF_WORD, tokens_per_word=2),
+    "custom-diffusion": learn_config("custom-diffusion", "sd21", "cat", **FEW),
+    "custom-diffusion of two": learn_config("custom-diffusion", "sd21", "cat", **FEW, zoom=False, also=(DOG,)),
 }
 EVERY = pytest.mark.parametrize("config", CASES.values(), ids=CASES)
+
+
+def taught(model, config, out=None, **more):
+    """As `run`, with references for every subject of the configuration."""
+    several = {token: pictures() for token in config.tokens}
+    return run(model, config, out, **({"references": several} if len(several) > 1 else {}), **more)
 
 
 def everything(model) -> dict[str, torch.Tensor]:
@@ -41,9 +52,9 @@ def copies(tensors) -> dict[str, torch.Tensor]:
 @EVERY
 def test_resuming_equals_never_having_stopped_in_every_tensor(tmp_path, config):
     config = replace(config, checkpoint_every=2)
-    whole, losses = run(build(), config, tmp_path / "whole", keep_checkpoint=True)
-    run(build(), replace(config, steps=2), tmp_path / "parts", keep_checkpoint=True)
-    resumed, rest = run(build(), config, tmp_path / "parts", resume=True, keep_checkpoint=True)
+    whole, losses = taught(build(), config, tmp_path / "whole", keep_checkpoint=True)
+    taught(build(), replace(config, steps=2), tmp_path / "parts", keep_checkpoint=True)
+    resumed, rest = taught(build(), config, tmp_path / "parts", resume=True, keep_checkpoint=True)
     assert rest == losses[2:] and same(whole, resumed)
     (one, about), (other, again) = (read_run(tmp_path / name / CHECKPOINT_FILE) for name in ("whole", "parts"))
     assert about == again and one.keys() == other.keys()
@@ -64,7 +75,7 @@ def test_nothing_frozen_moves_while_learning_and_nothing_at_all_in_the_end(confi
         assert moved == names & set(live)
         calls.append(moved)
 
-    concept, _ = run(model, config, on_step=watch)
+    concept, _ = taught(model, config, on_step=watch)
     assert len(calls) == config.steps and concept.tensors
     assert {name: tensor.data_ptr() for name, tensor in live.items()} == {
         name: tensor.data_ptr() for name, tensor in everything(model).items()
@@ -77,24 +88,24 @@ def test_nothing_frozen_moves_while_learning_and_nothing_at_all_in_the_end(confi
 
 @EVERY
 def test_everything_that_is_to_learn_moves(config):
-    concept, _ = run(build(), config)
-    fresh, _ = run(build(), replace(config, learning_rate=1e-30, steps=1, weight_decay=0.0))
+    concept, _ = taught(build(), config)
+    fresh, _ = taught(build(), replace(config, learning_rate=1e-30, steps=1, weight_decay=0.0))
     still = [n for n, tensor in concept.tensors.items() if torch.equal(tensor, fresh.tensors[n]) and "alpha" not in n]
     assert not [name for name in still if "attn1" not in name]  # at 64 px its map has one place, and nothing to choose
 
 
 @EVERY
 def test_the_file_that_is_written_opens_as_the_concept_it_was(tmp_path, config):
-    concept, _ = run(build(), config, tmp_path)
+    concept, _ = taught(build(), config, tmp_path)
     found = open_concept(tmp_path / method_of(config).file)
     assert same(concept, found) and found.about == concept.about
     assert concept.settings["method"] == config.method
 
 
 def test_the_model_of_another_method_is_not_gone_on_with(tmp_path):
-    run(build(), replace(CASES["lora"], checkpoint_every=2), tmp_path, keep_checkpoint=True)
+    taught(build(), replace(CASES["lora"], checkpoint_every=2), tmp_path, keep_checkpoint=True)
     with pytest.raises(ValueError, match="method was 'lora' and is 'dreambooth'"):
-        run(build(), CASES["dreambooth"], tmp_path, resume=True)
+        taught(build(), CASES["dreambooth"], tmp_path, resume=True)
 
 
 def test_the_command_knows_the_methods_without_torch():
@@ -115,7 +126,12 @@ def test_every_preset_can_be_filled():
 @pytest.mark.parametrize(
     ("method", "preset", "changes", "complaint"),
     [
-        ("hypernetwork", "sd21", {}, "no method 'hypernetwork' to learn by; there are dreambooth, lora"),
+        (
+            "hypernetwork",
+            "sd21",
+            {},
+            "no method 'hypernetwork' to learn by; there are dreambooth, lora, ",
+        ),
         ("lora", "sdxl", {}, "no preset for 'sdxl' in lora; there are sd21"),
         ("dreambooth", "sd21", {"rank": 4}, "dreambooth has no setting 'rank'"),
         ("lora", "sd21", {"rank": 0}, "rank is 0; want a whole number from 1"),

@@ -16,6 +16,7 @@ from train.concepts import (
     save_delta,
     save_embeds,
 )
+from train.concepts.foreign import note_tensor
 from weights import fingerprint
 from weights.load import networks_of
 
@@ -42,12 +43,13 @@ def about(model, token="<new1>"):
 
 def test_words_are_written_as_diffusers_writes_them_and_read_back(model, tmp_path):
     rows = torch.randn(3, model.config.text.width)
-    save_embeds(Concept(*about(model), words={"<cat-toy>": rows}), tmp_path / "learned_embeds.safetensors")
+    learnt = Concept(*about(model, "<cat-toy>"), words={"<cat-toy>": rows})
+    save_embeds(learnt, tmp_path / "learned_embeds.safetensors")
     assert {k: torch.equal(t, rows) for k, t in load_file(tmp_path / "learned_embeds.safetensors").items()} == {
         "<cat-toy>": True
     }
     found = open_concept(tmp_path / "learned_embeds.safetensors")
-    assert found.subject == "<cat-toy>" and found.base == "" and torch.equal(found.words["<cat-toy>"], rows)
+    assert found.about == learnt.about and torch.equal(found.words["<cat-toy>"], rows)
     applied = apply_concept(model, found)
     assert len(applied.tokenizer.words("a <cat-toy> here")) == 5
     assert not torch.equal(applied.encode_text("a <cat-toy>"), model.encode_text("a <cat-toy>"))
@@ -123,10 +125,12 @@ def test_a_delta_is_written_in_both_forms_and_read_back(form, model, tmp_path):
     save_delta(learnt, tmp_path / "delta.bin", model, form)
     content = torch.load(tmp_path / "delta.bin", weights_only=True)
     if form == "diffusers":
+        assert content.pop("photoswap").dtype == torch.uint8  # our note
         assert {k: set(v) for k, v in content.items()} == {
             "unet": {f"{HF}.to_k.weight", f"{HF}.to_v.weight"},
             "modifier_token": {"<new1>"},
         }
+        assert open_concept(tmp_path / "delta.bin").about == learnt.about
         assert content["modifier_token"]["<new1>"].shape == (model.config.text.width,)
     else:
         assert set(content["state_dict"]) == {f"{LDM}.to_k.weight", f"{LDM}.to_v.weight", "embed"}
@@ -197,3 +201,34 @@ def test_a_concept_of_ours_is_opened_too(model, tmp_path):
     learnt = Concept(*about(model, "sks"), {TO_K: Replaced(weight(model))})
     save_concept(learnt, tmp_path / "a.safetensors")
     assert open_concept(tmp_path / "a.safetensors").about == learnt.about
+
+
+# our notes in them
+
+
+NOTES = [
+    ('{"kind": "words"', "notes that are damaged"),
+    ("[1]", "want names and values"),
+    ('{"kind": "lora", "version": 1}', "is no"),
+    ('{"kind": "KIND", "version": 2}', "of this version of the program"),
+    ('{"kind": "KIND", "version": 1}', "is a damaged"),
+]
+
+
+@pytest.mark.parametrize(("note", "told"), NOTES)
+def test_a_damaged_note_is_told_in_one_sentence(note, told, model, tmp_path):
+    words, delta = tmp_path / "words.safetensors", tmp_path / "delta.bin"
+    save_file({"<toy>": torch.ones(1, 24)}, words, {"photoswap": note.replace("KIND", "words")})
+    content = {f"{HF}.to_k.weight": weight(model).detach()}
+    torch.save(content | {"photoswap": note_tensor(note.replace("KIND", "delta"))}, delta)
+    for path in (words, delta):
+        with pytest.raises(ValueError, match=path.name):
+            open_concept(path)
+    with pytest.raises(ValueError, match=told):
+        open_concept(delta)
+
+
+def test_what_is_no_note_is_left_alone(model, tmp_path):
+    for ill in (torch.ones(2), torch.ones(2, 2, dtype=torch.uint8)):
+        torch.save({f"{HF}.to_k.weight": weight(model).detach(), "photoswap": ill}, tmp_path / "delta.bin")
+        assert open_concept(tmp_path / "delta.bin").base == ""

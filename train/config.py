@@ -2,42 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, cast
 
 from models.prompts import article
 from train.presets import PRESETS
+from train.ranges import CHOICES, COUNTS, NUMBERS, ConceptDtype, Layers, Resampling, check_choice, check_number
+from train.templates import TEMPLATES, ZOOMS
 from weights.records import listed, quoted
 
 # Settings that say how far to go and what to show on the way; a resumed run may differ in them.
 FREE = ("steps", "checkpoint_every", "sample_every", "sample_prompt", "concept_dtype")
-
-Resampling = Literal["lanczos", "bilinear"]
-ConceptDtype = Literal["float32", "float16"]
-Layers = Literal["attention", "linear"]
-CHOICES = {"resampling": Resampling, "concept_dtype": ConceptDtype, "layers": Layers}
-
-# The least and the largest of each number; where the least is excluded, EXCLUDED says so. Far beyond what anyone
-# learns with, and near enough that memory and time do not run out over a slip of the finger.
-COUNTS: Mapping[str, tuple[int, int]] = {
-    **dict.fromkeys(("steps", "token_steps", "checkpoint_every", "sample_every"), (0, 1_000_000)),
-    **dict.fromkeys(("batch", "accumulate", "class_batch"), (1, 1024)),
-    "class_pictures": (1, 10_000),
-    "class_steps": (1, 1000),
-    "seed": (0, 2**63 - 1),
-    "size": (1, 16384),
-    "rank": (1, 1024),
-}
-NUMBERS: Mapping[str, tuple[float, float]] = {
-    **dict.fromkeys(("learning_rate", "text_learning_rate", "token_learning_rate", "epsilon"), (0.0, 1.0)),
-    "weight_decay": (0.0, 1.0),
-    "clip": (0.0, 1e6),
-    "prior_weight": (0.0, 1000.0),
-    "class_guidance": (0.0, 100.0),
-    "attention_loss": (0.0, 1000.0),
-    "min_snr": (0.0, 1e6),
-    "alpha": (0.0, 1e6),
-}
-EXCLUDED = ("steps", "learning_rate", "text_learning_rate", "token_learning_rate", "epsilon", "min_snr", "alpha")
 
 
 @dataclass(frozen=True)
@@ -107,14 +81,15 @@ class LearnConfig:
                 raise ValueError(f"{name} is empty; the prompt 'a photo of a {{token}} {{class_word}}' wants a word")
         if self.token not in self.instance_text:
             raise ValueError(f"instance_prompt {self.instance_text!r} lacks the token {self.token!r}; put it in")
+        names = [field.name for field in fields(self)]
         for name in (*COUNTS, *NUMBERS):
-            if hasattr(self, name):
-                _check(name, getattr(self, name))
+            if name in names:
+                check_number(name, getattr(self, name))
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are {self.betas}; want two numbers in [0, 1)")
-        for name, options in CHOICES.items():
-            if hasattr(self, name) and getattr(self, name) not in get_args(options):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; want one of {', '.join(get_args(options))}")
+        for name in CHOICES:
+            if name in names:
+                check_choice(name, getattr(self, name))
 
     @property
     def wants_masks(self) -> bool:
@@ -124,12 +99,17 @@ class LearnConfig:
     @property
     def instance_text(self) -> str:
         """The prompt of the reference pictures."""
-        return self.instance_prompt or f"a photo of {article(self.token)} {self.token} {self.class_word}"
+        return self.instance_prompt or _a_photo_of(f"{self.token} {self.class_word}")
 
     @property
     def class_text(self) -> str:
         """The prompt of the class pictures."""
-        return self.class_prompt or f"a photo of {article(self.class_word)} {self.class_word}"
+        return self.class_prompt or _a_photo_of(self.class_word)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The word of every subject that is learnt."""
+        return (self.token,)
 
     @property
     def instance_texts(self) -> tuple[str, ...]:
@@ -148,7 +128,8 @@ class LearnConfig:
 
     def settings(self) -> dict[str, Any]:
         """Every number of the configuration, as JSON holds it, and the method's name."""
-        return {"method": self.method, **asdict(self), "betas": list(self.betas)}
+        said = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {"method": self.method, **said}
 
 
 @dataclass(frozen=True)
@@ -202,27 +183,140 @@ class LoRAConfig(LearnConfig):
     text_learning_rate: float | None = None
 
 
-CONFIGS: Mapping[str, type[LearnConfig]] = {config.method: config for config in (DreamBoothConfig, LoRAConfig)}
+@dataclass(frozen=True)
+class TextualInversionConfig(LearnConfig):
+    """Textual Inversion: the row of the token embedding that a new word means learns, and nothing else.
+
+    The defaults are Photoswap's (arXiv:2305.18286, section 4): batch 4, 5e-4, 1000 steps. There are no class pictures:
+    what they would hold on to does not move. The word alone stands for the subject, "a photo of a <new1>".
+
+    templates: prompts with {} for the word; each picture is shown under another each time. instance_prompt, where
+    given, is the only one. init_word: whose row the word begins with, one token, or as many as the word has; None
+    takes class_word. tokens_per_word: how many rows the word has, one after another in the prompt.
+    """
+
+    method: ClassVar[str] = "textual-inversion"
+
+    token: str = "<new1>"
+    steps: int = 1000
+    batch: int = 4
+    learning_rate: float = 5e-4
+    prior_weight: float = 0.0
+    templates: tuple[str, ...] = TEMPLATES
+    init_word: str | None = None
+    tokens_per_word: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_word(self.token)
+        if self.prior_weight:
+            raise ValueError(
+                f"prior_weight is {self.prior_weight}, and Textual Inversion moves nothing that pictures of the class "
+                "could hold on to; leave it 0"
+            )
+        if not self.templates or not all("{}" in template for template in self.templates):
+            raise ValueError(f"templates are {quoted(self.templates)}; want prompts with {{}} where the word stands")
+
+    @property
+    def instance_text(self) -> str:
+        """The prompt that the concept is said to be learnt under: of the templates, the plainest."""
+        return self.instance_prompt or f"a photo of a {self.token}"
+
+    @property
+    def instance_texts(self) -> tuple[str, ...]:
+        """The templates, with the word in them."""
+        if self.instance_prompt:
+            return (self.instance_prompt,)
+        return tuple(template.replace("{}", self.token) for template in self.templates)
 
 
-OPTIONAL = ("text_learning_rate", "min_snr", "size", "alpha")  # None has a meaning
+@dataclass(frozen=True)
+class Beside:
+    """A subject learnt beside the first one, in the same run: its word, what kind of thing it is, its word's start."""
+
+    token: str
+    class_word: str
+    init_word: str
 
 
-def _check(name: str, value: Any) -> None:
-    """Raise ValueError unless the value of that setting is a number of its kind and within its range."""
-    if value is None and name in OPTIONAL:
-        return
-    whole = name in COUNTS
-    low, high = COUNTS[name] if whole else NUMBERS[name]
-    fits = type(value) is int or (type(value) is float and not whole)
-    if not fits or not low <= value <= high or (value == low and name in EXCLUDED):
-        noun = "a whole number" if whole else "a number"
-        at_least = f"above {low:g}" if name in EXCLUDED else f"from {low:g}"
-        raise ValueError(f"{name} is {quoted(value)}; want {noun} {at_least} to {_spelled(high)}")
+@dataclass(frozen=True)
+class CustomDiffusionConfig(LearnConfig):
+    """Custom Diffusion: the keys and values of every cross-attention layer learn, and the row of a new word.
+
+    The defaults are the authors' (arXiv:2212.04488, section 4, and their script) for one subject on one GPU: batch 2,
+    500 steps at 1e-5 x batch, twice that with class pictures, each picture mirrored too. Their loss adds up the four
+    channels of a latent where the subject is shown and averages them where the class is: a prior weight of 1 is one of
+    1/4 here, where both are averaged. Two subjects took 1000 steps.
+
+    init_word: whose row the word begins with; theirs is a piece that hardly any text has. zoom: show each picture at
+    another size each time, smaller on plain grey or larger and cut, and say so in its prompt. also: more subjects,
+    learnt in the same run.
+    """
+
+    method: ClassVar[str] = "custom-diffusion"
+
+    token: str = "<new1>"
+    steps: int = 500
+    batch: int = 2
+    learning_rate: float = 1e-5
+    scale_learning_rate: bool = True
+    mirror: bool = True
+    prior_weight: float = 0.25
+    init_word: str = "ktn"
+    zoom: bool = True
+    also: tuple[Beside, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for word in self.tokens:
+            _check_word(word)
+        if len(set(self.tokens)) < len(self.tokens):
+            raise ValueError(f"the tokens are {listed(self.tokens)}; want another word for every subject")
+        if self.also and (self.instance_prompt or self.class_prompt):
+            raise ValueError(
+                "instance_prompt and class_prompt are of one subject, and here are several; leave them out"
+            )
+        if self.zoom and self.random_crop:
+            raise ValueError("random_crop cuts no picture that zoom shows at another size; leave one of them out")
+        if self.wants_masks and (self.zoom or self.also):
+            raise ValueError("masks are of one subject's pictures as they are; leave out zoom and other subjects")
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The word of every subject that is learnt."""
+        return (self.token, *(one.token for one in self.also))
+
+    @property
+    def instance_texts(self) -> tuple[str, ...]:
+        """For every subject its prompt, and with zoom those that say how large it is shown."""
+        texts = [self.instance_text, *(_a_photo_of(f"{one.token} {one.class_word}") for one in self.also)]
+        return tuple(f"{prefix}{text}" for text in texts for prefix in (ZOOMS if self.zoom else ZOOMS[:1]))
+
+    @property
+    def class_texts(self) -> tuple[str, ...]:
+        """The prompt of every class."""
+        if not self.prior_weight:
+            return ()
+        return tuple(dict.fromkeys((self.class_text, *(_a_photo_of(one.class_word) for one in self.also))))
+
+    def rate(self, said: float | None = None) -> float:
+        """The rate that the optimizer takes; pictures of the class count as pictures."""
+        return super().rate(said) * (2 if self.scale_learning_rate and self.prior_weight else 1)
 
 
-def _spelled(high: float) -> str:
-    return f"{high:,}" if high < 2**31 else "2^63 - 1"
+def _a_photo_of(thing: str) -> str:
+    return f"a photo of {article(thing)} {thing}"
+
+
+def _check_word(token: str) -> None:
+    """Raise ValueError unless a prompt can hold the new word."""
+    if len(token.split()) != 1 or token != token.strip():
+        raise ValueError(f"token is {quoted(token)}, and a new word is one word; write it without spaces")
+
+
+CONFIGS: Mapping[str, type[LearnConfig]] = {
+    config.method: config for config in (DreamBoothConfig, LoRAConfig, TextualInversionConfig, CustomDiffusionConfig)
+}
 
 
 def learn_config(method: str, preset: str, class_word: str, **changes: Any) -> LearnConfig:

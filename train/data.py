@@ -19,7 +19,7 @@ from models.images import load_image, to_tensor, upright
 from models.inpainting import latent_mask
 from models.stable_diffusion import StableDiffusion
 from models.vae import Autoencoder
-from train.config import Resampling
+from train.ranges import Resampling
 
 PictureSource: TypeAlias = str | Path | Image.Image
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}
@@ -59,7 +59,7 @@ def mirrored(pictures: Sequence[Image.Image]) -> list[Image.Image]:
     return [*pictures, *(ImageOps.mirror(picture) for picture in pictures)]
 
 
-class Example(NamedTuple):
+class Shown(NamedTuple):
     """One picture as it is shown once.
 
     x0: scaled latents (c h w), float32 on the CPU. mask: (1 h w), 1 where the loss counts. text: which of the prompts
@@ -72,9 +72,9 @@ class Example(NamedTuple):
     subject: Tensor | None = None
 
 
-def shown_whole(x0: Tensor, subject: Tensor | None = None) -> Example:
+def shown_whole(x0: Tensor, subject: Tensor | None = None) -> Shown:
     """The example of latents all of which count, under the first prompt."""
-    return Example(x0, torch.ones(1, *x0.shape[1:]), subject=subject)
+    return Shown(x0, torch.ones(1, *x0.shape[1:]), subject=subject)
 
 
 class Examples(Protocol):
@@ -82,7 +82,7 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def draw(self, index: int, generator: torch.Generator) -> Example:
+    def draw(self, index: int, generator: torch.Generator) -> Shown:
         """One picture; all that is random about it comes from the generator."""
         ...
 
@@ -108,20 +108,20 @@ class CentreCrops:
         masks: of each picture and of its size, "L", white where its subject is; None is white everywhere.
         """
         self.vae, self.sample = model.vae, sample
-        images = torch.stack([to_tensor(_middle(picture, size, resampling)) for picture in pictures])
+        images = torch.stack([to_tensor(middle(picture, size, resampling)) for picture in pictures])
         chunks = images.split(max(1, PIXELS_AT_ONCE // size**2))
-        self.moments = torch.cat([_encode(model, chunk) for chunk in chunks])
+        self.moments = torch.cat([encode_moments(model, chunk) for chunk in chunks])
         self.subjects: Tensor | None = None
         if masks is not None:
-            planes = torch.stack([_plane(_middle(mask, size, MASK_RESAMPLING)) for mask in masks])
+            planes = torch.stack([_plane(middle(mask, size, MASK_RESAMPLING)) for mask in masks])
             self.subjects = latent_mask(planes, model.vae.config.factor, "nearest")
-        self._digest = _hash([images] if masks is None else [images, planes])
+        self._digest = pictures_hash([images] if masks is None else [images, planes])
 
     def __len__(self) -> int:
         return len(self.moments)
 
-    def draw(self, index: int, generator: torch.Generator) -> Example:
-        latents = _latents(self.vae, self.moments[index : index + 1], generator if self.sample else None)
+    def draw(self, index: int, generator: torch.Generator) -> Shown:
+        latents = latents_of(self.vae, self.moments[index : index + 1], generator if self.sample else None)
         return shown_whole(latents, None if self.subjects is None else self.subjects[index])
 
     def digest(self) -> str:
@@ -150,23 +150,64 @@ class RandomCrops:
     def __len__(self) -> int:
         return len(self.images)
 
-    def draw(self, index: int, generator: torch.Generator) -> Example:
+    def draw(self, index: int, generator: torch.Generator) -> Shown:
         image = self.images[index]
         room = [side - self.size + 1 for side in image.shape[1:]]
         top, left = (int(torch.randint(places, (), generator=generator)) for places in room)
         window = (..., slice(top, top + self.size), slice(left, left + self.size))
-        moments = _encode(self.model, image[None][window])
-        latents = _latents(self.model.vae, moments, generator if self.sample else None)
+        moments = encode_moments(self.model, image[None][window])
+        latents = latents_of(self.model.vae, moments, generator if self.sample else None)
         if self.planes is None:
             return shown_whole(latents)
         subject = latent_mask(self.planes[index][None][window], self.model.vae.config.factor, "nearest")[0]
         return shown_whole(latents, subject)
 
     def digest(self) -> str:
-        return _hash([*self.images, *(self.planes or [])])
+        return pictures_hash([*self.images, *(self.planes or [])])
 
 
-def _middle(picture: Image.Image, size: int, resampling: Resampling) -> Image.Image:
+class Templated:
+    """Pictures under another of several prompts each time."""
+
+    def __init__(self, examples: Examples, count: int) -> None:
+        """count: how many prompts there are."""
+        self.examples, self.count = examples, count
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def draw(self, index: int, generator: torch.Generator) -> Shown:
+        text = int(torch.randint(self.count, (), generator=generator)) if self.count > 1 else 0
+        return self.examples.draw(index, generator)._replace(text=text)
+
+    def digest(self) -> str:
+        return self.examples.digest()
+
+
+class Together:
+    """The pictures of several subjects, one after another, each subject under prompts of its own."""
+
+    def __init__(self, parts: Sequence[Examples], texts: int = 1) -> None:
+        """texts: how many prompts each of them has."""
+        self.parts, self.texts = parts, texts
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def draw(self, index: int, generator: torch.Generator) -> Shown:
+        for place, part in enumerate(self.parts):
+            if index < len(part):
+                example = part.draw(index, generator)
+                return example._replace(text=example.text + place * self.texts)
+            index -= len(part)
+        raise IndexError(f"there are {len(self)} pictures")
+
+    def digest(self) -> str:
+        digests = [part.digest() for part in self.parts]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def middle(picture: Image.Image, size: int, resampling: Resampling) -> Image.Image:
     """The middle square of the picture, resized."""
     return picture if picture.size == (size, size) else ImageOps.fit(picture, (size, size), FILTERS[resampling])
 
@@ -184,19 +225,19 @@ def _shorter_side(picture: Image.Image, size: int, resampling: Resampling) -> Im
 
 
 @torch.no_grad()
-def _encode(model: StableDiffusion, images: Tensor) -> Tensor:
+def encode_moments(model: StableDiffusion, images: Tensor) -> Tensor:
     """Moments (b 2c h w) of pictures (b 3 h w), kept on the CPU, where all training noise is drawn."""
     weight = model.vae.quant_conv.weight
     return model.vae.encode(images.to(weight.device, weight.dtype)).to("cpu", torch.float32)
 
 
 @torch.no_grad()
-def _latents(vae: Autoencoder, moments: Tensor, generator: torch.Generator | None) -> Tensor:
+def latents_of(vae: Autoencoder, moments: Tensor, generator: torch.Generator | None) -> Tensor:
     latents = vae.mean(moments) if generator is None else vae.sample(moments, generator)
     return latents[0] * vae.config.scale_factor
 
 
-def _hash(tensors: Sequence[Tensor]) -> str:
+def pictures_hash(tensors: Sequence[Tensor]) -> str:
     found = hashlib.sha256()
     for tensor in tensors:
         found.update(str(tuple(tensor.shape)).encode())

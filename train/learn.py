@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from PIL import Image
@@ -22,7 +23,7 @@ from models.stable_diffusion import StableDiffusion
 from models.threads import in_suited_threads
 from train.concepts import Concept
 from train.config import FREE, LearnConfig
-from train.data import CentreCrops, Examples, PictureSource, Stream, mirrored, read_pictures
+from train.data import CentreCrops, Examples, PictureSource, Stream, Together, mirrored, read_pictures
 from train.learner import Learner, check_state
 from train.methods import method_of
 from train.prior import SampleSettings, class_pictures, sample_pictures
@@ -32,9 +33,11 @@ from train.run_file import RUN_KIND, RunRecord, read_run, write_run
 from train.token_first import token_steps
 from weights import fingerprint, mismatch
 from weights.atomic import atomic, check_space, clear
-from weights.records import quoted, shown
+from weights.records import listed, quoted, shown
 
 CHECKPOINT_FILE, CLASS_FOLDER, SAMPLE_FOLDER = "checkpoint.safetensors", "class", "samples"
+OneSubject: TypeAlias = PictureSource | Sequence[PictureSource]
+References: TypeAlias = OneSubject | Mapping[str, OneSubject]
 AVERAGED_LOSSES = 20  # losses averaged in the progress bar: one alone says more of its timestep than of progress
 
 
@@ -51,7 +54,7 @@ class Watch:
 @in_suited_threads
 def learn(
     model: StableDiffusion,
-    references: PictureSource | Sequence[PictureSource],
+    references: References,
     config: LearnConfig,
     out: str | Path | None = None,
     *,
@@ -66,7 +69,8 @@ def learn(
 ) -> Concept:
     """Learn a concept from pictures. The model is trained in place, and is afterwards as it was: see `apply_concept`.
 
-    references: a folder, files or pictures of the subject, 3 to 5 of them. config: of the method to learn by. out: a
+    references: a folder, files or pictures of the subject, 3 to 5 of them; for a configuration of several subjects
+    those of each by its token. config: of the method to learn by. out: a
     folder for the concept, whose file the method names, for checkpoint.safetensors and samples/; None writes nothing.
     resume: go on from the checkpoint in `out`, bit for bit as if never stopped, wherever the device adds up in the same
     order each time. overwrite: begin anew although `out` has a concept, or a checkpoint to resume from.
@@ -92,7 +96,8 @@ def learn(
         clear(folder)  # of what a killed run left half written
     settings = {**config.settings(), "size": size}
     about = RunRecord(fingerprint(model), examples.digest(), settings, 0)
-    counts = {"instances": len(examples), **({"classes": config.class_pictures} if config.prior_weight else {})}
+    drawn = config.class_pictures * len(config.class_texts)
+    counts = {"instances": len(examples), **({"classes": drawn} if drawn else {})}
     saved = _saved(model, config, watch.folder, about, shapes, counts) if resume else None
     classes = _classes(model, config, size, watch, class_folder) if config.prior_weight else None
     with ready_to_learn(model, config) as placed:
@@ -145,32 +150,45 @@ def _examples(
     model: StableDiffusion,
     config: LearnConfig,
     size: int,
-    references: PictureSource | Sequence[PictureSource],
+    references: References,
     masks: PictureSource | Sequence[PictureSource] | None,
 ) -> Examples:
     """The references as they are shown, with their masks where those have a say."""
     if masks is not None and not config.wants_masks:
         raise ValueError("masks change nothing without mask_loss or attention_loss; ask for one of them, or give none")
-    pictures = read_pictures(references)
-    found = read_masks(references, masks) if config.wants_masks else None
+    given = _by_token(references, config)
+    subjects = [read_pictures(given[token]) for token in config.tokens]
+    found = read_masks(given[config.token], masks) if config.wants_masks else None
     if config.mirror:
-        pictures, found = mirrored(pictures), None if found is None else mirrored(found)
-    return method_of(config).examples(model, config, size, pictures, found)
+        subjects, found = [mirrored(one) for one in subjects], None if found is None else mirrored(found)
+    return method_of(config).examples(model, config, size, subjects, found)
+
+
+def _by_token(references: References, config: LearnConfig) -> Mapping[str, OneSubject]:
+    """The references of every subject. Raises ValueError unless there are some of each."""
+    if not isinstance(references, Mapping):
+        if len(config.tokens) > 1:
+            raise ValueError(
+                f"the subjects are {listed(config.tokens)}, and the references are of one; give those of each by its "
+                "token, {token: folder}"
+            )
+        return {config.token: references}
+    if set(references) != set(config.tokens):
+        raise ValueError(f"the references are of {listed(references)}; want those of {listed(config.tokens)}")
+    return references
 
 
 def _classes(model: StableDiffusion, config: LearnConfig, size: int, watch: Watch, folder: str | Path | None) -> Stream:
     """Rows of class pictures, which the model draws before it learns, unless they are there already."""
     home = Path(folder) if folder else watch.folder and watch.folder / CLASS_FOLDER
-    pictures = class_pictures(
-        model,
-        config.class_text,
-        config.class_pictures,
-        replace(_sample_settings(config, size), seed=0),  # the same ones for every concept, whatever its seed
-        home,
-        batch=config.class_batch,
-        progress=watch.progress,
-    )
-    examples = CentreCrops(model, pictures, size, config.sample_latents)
+    settings = replace(_sample_settings(config, size), seed=0)  # the same for every concept, whatever its seed
+    drawn = [
+        class_pictures(
+            model, text, config.class_pictures, settings, home, batch=config.class_batch, progress=watch.progress
+        )
+        for text in config.class_texts
+    ]
+    examples = Together([CentreCrops(model, pictures, size, config.sample_latents) for pictures in drawn])
     return Stream(examples, model.schedule.train_steps, config.seed + 1)
 
 

@@ -51,4 +51,43 @@ LORA: Presets = {
     },
 }
 
-PRESETS: Mapping[str, Presets] = {"dreambooth": DREAMBOOTH, "lora": LORA}
+# "script": the defaults of diffusers' textual_inversion.py, whose scheduler, "constant", ignores its 500 steps of
+# warm-up. "official": of the authors' code for latent diffusion (v1-finetune.yaml).
+TEXTUAL_INVERSION: Presets = {
+    "sd21": {},
+    "sd21-base": {},
+    "sd15": {},
+    "script": {"learning_rate": 1e-4, "steps": 5000, "batch": 16, "mirror": True},
+    "official": {"learning_rate": 5e-3, "scale_learning_rate": True, "steps": 6100, "batch": 2, "mirror": True},
+    "miniature": {
+        "templates": ("a photo of a {}",),
+        "tokens_per_word": 4,
+        "learning_rate": 2e-2,
+        "steps": 350,
+        "mirror": True,
+    },
+}
+
+# "script": the defaults of diffusers' train_custom_diffusion.py; its README's example has the authors' numbers.
+CUSTOM_DIFFUSION: Presets = {
+    "sd21": {},
+    "sd21-base": {},
+    "sd15": {},
+    "script": {"batch": 4, "scale_learning_rate": False, "mirror": False},
+    "miniature": {
+        "learning_rate": 1e-3,
+        "scale_learning_rate": False,
+        "steps": 350,
+        "batch": 4,
+        "zoom": False,
+        "prior_weight": 1.0,
+        **DRAWING,
+    },
+}
+
+PRESETS: Mapping[str, Presets] = {
+    "dreambooth": DREAMBOOTH,
+    "lora": LORA,
+    "textual-inversion": TEXTUAL_INVERSION,
+    "custom-diffusion": CUSTOM_DIFFUSION,
+}

@@ -147,15 +147,31 @@ def _ids(tokenizer: Tokenizer, vocabulary: int, concepts: list[Concept]) -> dict
 
     Raises ValueError when two concepts have the same word.
     """
-    ids: dict[str, tuple[int, ...]] = {}
+    counts: dict[str, int] = {}
     for concept in concepts:
         for word, rows in concept.words.items():
-            if word in ids:
+            if word in counts:
                 raise ValueError(f"two concepts mean something by {quoted(word)}; learn one of them under another word")
-            own = tuple(token for token, _ in tokenizer.words(word))
-            ids[word] = own if len(own) == len(rows) == 1 else tuple(range(vocabulary, vocabulary + len(rows)))
-            vocabulary = max(vocabulary, *(i + 1 for i in ids[word]))
+            counts[word] = len(rows)
+    return word_ids(tokenizer, vocabulary, counts)
+
+
+def word_ids(tokenizer: Tokenizer, vocabulary: int, counts: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """The ids of words that have so many rows: a word's own, if it is one token of one row, or new ones at the end.
+
+    vocabulary: how many rows the token embedding has.
+    """
+    ids: dict[str, tuple[int, ...]] = {}
+    for word, count in counts.items():
+        own = tuple(token for token, _ in tokenizer.words(word))
+        ids[word] = own if len(own) == count == 1 else tuple(range(vocabulary, vocabulary + count))
+        vocabulary = max(vocabulary, *(i + 1 for i in ids[word]))
     return ids
+
+
+def knowing(tokenizer: Tokenizer, ids: Mapping[str, tuple[int, ...]]) -> Tokenizer:
+    """A tokenizer that finds these words too."""
+    return Tokenizer(tokenizer.padding, tokenizer.length, {**tokenizer.added, **ids})
 
 
 Plan: TypeAlias = dict[str, list[tuple[Change, float]]]
@@ -211,5 +227,4 @@ def _know_words(model: StableDiffusion, ids: Mapping[str, tuple[int, ...]]) -> N
         embedding.num_embeddings = len(embedding.weight)
         text = replace(model.config.text, vocabulary=embedding.num_embeddings)
         model.config = replace(model.config, text=text)
-        known = model.tokenizer
-        model.tokenizer = Tokenizer(known.padding, known.length, {**known.added, **new})
+        model.tokenizer = knowing(model.tokenizer, new)

@@ -81,7 +81,7 @@ CONCEPT_KIND = FileKind(
         f"{WORD}*": TensorRule(dtypes=READ_DTYPES, wanted=False),
         **{f"{network}.*": TensorRule(dtypes=READ_DTYPES, wanted=False) for network in NETWORKS},
     },
-    limits={"token": (1, 200), "class_word": (1, 200), "base": (1, 200), "base_name": (0, 200)},
+    limits={"token": (1, 200), "class_word": (0, 200), "base": (1, 200), "base_name": (0, 200)},
     version=2,
     upgrade=lambda version, about: about,
     again="learn it again",

@@ -18,18 +18,18 @@ from models.stable_diffusion import StableDiffusion
 from train.concepts.changes import Change, LowRank, Replaced, changed
 from train.concepts.concept import WRITTEN_DTYPES, Concept
 from train.concepts.embeds_file import rows_of
-from train.concepts.foreign import ForeignFile, foreign_concept
+from train.concepts.foreign import ForeignFile, foreign_concept, note_tensor, own_note
 from train.concepts.module_names import find
 from weights.atomic import atomic
 from weights.names import source, table
-from weights.records import listed, quoted
+from weights.records import RECORD_KEY, listed, quoted
 
 PLACE = re.compile(
     r"(?:unet/|unet\.)?(?P<layer>.+\.attn2)\.(?:processor\.)?(?P<which>to_(?:k|v|q|out(?:\.0)?))(?:_custom_diffusion)?"
     r"(?:\.0)?\.(?P<leaf>weight|bias)(?:/(?P<part>u|v))?"
 )
 WORD_KEY = re.compile(r"modifier_token/(?P<word>.+)")
-EMBED = "embed"
+EMBED, DELTA_NOTE = "embed", "delta"
 TRAINED = re.compile(r"unet\..+\.attn2\.to_[kvq]\.weight|unet\..+\.attn2\.to_out\.(?:weight|bias)")
 
 
@@ -58,6 +58,8 @@ def read_delta(file: ForeignFile) -> Concept:
     if unknown:
         raise file.unknown(unknown, "a file of Custom Diffusion")
     changes = {name: _change(file, name, parts) for name, parts in found.items()}
+    if own := file.own_about(DELTA_NOTE):
+        return Concept(**vars(own), changes=changes, words=words)
     telling = [
         next(iter(parts.values())) for name, parts in found.items() if name.endswith(("to_k.weight", "to_v.weight"))
     ]
@@ -88,6 +90,7 @@ def save_delta(
 ) -> None:
     """Write the concept as Custom Diffusion's own tools do, a pickle in one of their two forms.
 
+    diffusers' form has our note of it beside what others look for, so that, read back, it is the same concept.
     model: the base, on which the weights are reckoned. Raises ValueError for a concept that changes anything but
     cross-attention and words, or whose words that form cannot name; OSError.
     """
@@ -96,24 +99,25 @@ def save_delta(
     if other := [name for name in concept.changes if not TRAINED.fullmatch(name)]:
         raise ValueError(f"a file of Custom Diffusion cannot hold {listed(other)}; keep it as a concept")
     places = dict(model.unet.named_parameters())
-    rows = table(model.config, "hf" if form == "diffusers" else "ldm", "unet")
+    names = table(model.config, "hf" if form == "diffusers" else "ldm", "unet")
     weights = {}
     for name, change in concept.changes.items():
         ours = name.removeprefix("unet.")
         if ours not in places or not change.fits(tuple(places[ours].shape)):
             raise ValueError(f"the model has no {name}, or in another shape; give the base the concept was learnt on")
-        weights[source(ours, rows).key] = _kept(changed(places[ours].detach(), [(change, 1.0)]), dtype)
-    content: dict[str, Any] = {"unet": weights, "modifier_token": {}}
+        weights[source(ours, names).key] = _kept(changed(places[ours].detach(), [(change, 1.0)]), dtype)
+    content: dict[str, Any] = {}
     if form == "diffusers":
         if several := [word for word, row in concept.words.items() if len(row) != 1]:
             raise ValueError(f"a file of Custom Diffusion has one row for a word, and {listed(several)} has more")
-        content["modifier_token"] = {word: _kept(row[0], dtype) for word, row in concept.words.items()}
+        words = {word: _kept(row[0], dtype) for word, row in concept.words.items()}
+        content = {"unet": weights, "modifier_token": words, RECORD_KEY: note_tensor(own_note(concept, DELTA_NOTE))}
     else:
         wanted = {f"<new{i}>" for i in range(1, len(concept.words) + 1)}
         if set(concept.words) != wanted or any(len(row) != 1 for row in concept.words.values()):
             raise ValueError(f"the words of that form are <new1>, <new2>, ..., of one row, not {listed(concept.words)}")
-        words = [_kept(concept.words[word], dtype) for word in sorted(wanted, key=lambda word: int(word[4:-1]))]
-        content = {"state_dict": weights | ({EMBED: torch.cat(words)} if words else {})}
+        rows = [_kept(concept.words[word], dtype) for word in sorted(wanted, key=lambda word: int(word[4:-1]))]
+        content = {"state_dict": weights | ({EMBED: torch.cat(rows)} if rows else {})}
     with atomic(path) as temporary:
         torch.save(content, temporary)
 

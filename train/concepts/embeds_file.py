@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from train.concepts.concept import WRITTEN_DTYPES, Concept
-from train.concepts.foreign import ForeignFile, foreign_concept
+from train.concepts.foreign import ForeignFile, foreign_concept, own_note
 from weights.atomic import atomic
-from weights.records import check_values, listed, quoted
+from weights.records import RECORD_KEY, check_values, listed, quoted
 
+EMBEDS_NOTE = "words"
 NAMELESS = ("emb_params", "string_to_param/*")
 SDXL_KEYS = ("clip_l", "clip_g")
 MOST_ROWS = 75  # that fit into a prompt
@@ -40,6 +41,8 @@ def read_embeds(file: ForeignFile) -> Concept:
     widths = {rows.shape[1] for rows in words.values()}
     if len(widths) > 1:
         raise file.wrong(f"holds words {sorted(widths)} wide; want one width")
+    if own := file.own_about(EMBEDS_NOTE):
+        return Concept(**vars(own), words=words)
     return foreign_concept(file, {}, words, width=widths.pop())
 
 
@@ -54,7 +57,7 @@ def rows_of(file: ForeignFile, word: str, tensor: Tensor) -> Tensor:
 
 
 def save_embeds(concept: Concept, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write the concept's words as diffusers' learned_embeds.safetensors.
+    """Write the concept's words as diffusers' learned_embeds.safetensors; read back, it is the same concept.
 
     Raises ValueError where it has none, or changes more than words, or has numbers that are not finite; OSError.
     """
@@ -67,4 +70,4 @@ def save_embeds(concept: Concept, path: str | Path, dtype: torch.dtype = torch.f
     for word, rows in words.items():
         check_values(word, rows, None)
     with atomic(path) as temporary:
-        save_file(words, temporary)
+        save_file(words, temporary, {RECORD_KEY: own_note(concept, EMBEDS_NOTE)})

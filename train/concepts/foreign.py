@@ -1,5 +1,6 @@
 """The files of other tools, whatever they hold: their tensors, checked, and what is noted beside them."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +10,21 @@ import torch
 from torch import Tensor
 
 from train.concepts.changes import Change
-from train.concepts.concept import Concept
+from train.concepts.concept import CONCEPT_KIND, Concept, ConceptAbout
 from weights.files import Checkpoint
 from weights.pickles import SUFFIXES, check_dtype, check_name, kind_of, read_pickle
-from weights.records import FLOATS, QUOTED, check_values, listed, shown
+from weights.records import (
+    FLOATS,
+    LONGEST_TEXT,
+    QUOTED,
+    RECORD_KEY,
+    check_values,
+    listed,
+    parse,
+    parse_json,
+    quoted,
+    shown,
+)
 
 MOST = 5000  # tensors; the largest LoRA for these models, of all its layers, has some 1,600
 LARGEST = 3 * 2**29  # bytes: 75 MB is a large delta, and the smallest published model has 2 GB
@@ -35,6 +47,34 @@ class ForeignFile:
         """The error that names what such a file does not hold."""
         return self.wrong(f"holds {len(names)} tensors that {kind} for SD 1.x or 2.x does not have: {listed(names)}")
 
+    def read_notes(self, text: str | None) -> dict[str, Any]:
+        """The names and values of a note. Raises ValueError for any other text."""
+        try:
+            notes = parse_json(text or "{}")
+        except ValueError as error:
+            raise self.wrong(f"has notes that are damaged: {error}") from None
+        if not isinstance(notes, dict):
+            raise self.wrong(f"has notes {quoted(notes)}; want names and values")
+        return notes
+
+    def own_about(self, kind: str) -> ConceptAbout | None:
+        """What we noted of a concept when we wrote it as such a file; None where another tool wrote it."""
+        if RECORD_KEY not in self.notes:
+            return None
+        data = self.read_notes(self.notes[RECORD_KEY])
+        if data.pop("kind", None) != kind or data.pop("version", None) != 1:
+            raise self.wrong(f"is no {kind} of this version of the program; write it again")
+        try:
+            return parse(ConceptAbout, data, CONCEPT_KIND.limits)
+        except ValueError as error:
+            raise self.wrong(f"is a damaged {kind} ({error}): write it again") from None
+
+
+def own_note(concept: Concept, kind: str) -> str:
+    """What `ForeignFile.own_about` reads. Raises ValueError for a concept that it would refuse."""
+    parse(ConceptAbout, vars(concept.about), CONCEPT_KIND.limits)
+    return json.dumps({"kind": kind, "version": 1, **vars(concept.about)}, sort_keys=True)
+
 
 def read_foreign(path: str | Path) -> ForeignFile:
     """Read the file of another tool, safetensors or a pickle, all its numbers finite.
@@ -55,7 +95,8 @@ def read_foreign(path: str | Path) -> ForeignFile:
         )
     check_name(path)
     if path.suffix in SUFFIXES:
-        tensors, notes = read_pickle(path, nested=True), {}
+        tensors = read_pickle(path, nested=True)
+        notes = _noted(tensors.pop(RECORD_KEY, None))
     else:
         file = Checkpoint(path)
         notes = file.metadata
@@ -71,6 +112,18 @@ def read_foreign(path: str | Path) -> ForeignFile:
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{shown(path)} is damaged ({error})") from None
     return ForeignFile(path, held, notes)
+
+
+def note_tensor(text: str) -> Tensor:
+    """A note as a pickle of tensors holds it: its bytes."""
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+
+def _noted(tensor: Tensor | None) -> dict[str, str]:
+    """The note that such bytes are."""
+    if tensor is None or tensor.dtype != torch.uint8 or tensor.ndim != 1 or len(tensor) > LONGEST_TEXT:
+        return {}
+    return {RECORD_KEY: bytes(tensor.tolist()).decode(errors="replace")}
 
 
 def foreign_concept(

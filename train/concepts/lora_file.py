@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -19,13 +18,13 @@ from torch import Tensor
 
 from models.config import ModelConfig
 from train.concepts.changes import LowRank
-from train.concepts.concept import CONCEPT_KIND, WRITTEN_DTYPES, Concept, ConceptAbout
-from train.concepts.foreign import ForeignFile, foreign_concept
+from train.concepts.concept import WRITTEN_DTYPES, Concept
+from train.concepts.foreign import ForeignFile, foreign_concept, own_note
 from train.concepts.module_names import Layer, find, kohya_name
 from weights.atomic import atomic
-from weights.records import RECORD_KEY, check_values, listed, parse, parse_json, quoted
+from weights.records import RECORD_KEY, check_values, listed, quoted
 
-KIND = "lora"
+LORA_NOTE = "lora"
 LARGEST_ALPHA = 1e6
 KEPT = (
     "ss_base_model_version",
@@ -79,7 +78,7 @@ def read_lora(file: ForeignFile) -> Concept:
             if layer.parameter in changes:
                 raise file.wrong(f"changes {layer.parameter} twice, under two names of one layer ({quoted(module)})")
             changes[layer.parameter] = change
-    if own := _own_notes(file):
+    if own := file.own_about(LORA_NOTE):
         return Concept(**vars(own), changes={**changes}, words=words)
     notes = {name: file.notes[name][:200] for name in KEPT if name in file.notes}
     return foreign_concept(file, {**changes}, words, notes, _context_width(changes))
@@ -122,12 +121,12 @@ def _alpha(file: ForeignFile, module: str, stored: Tensor | None, rank: int) -> 
 def _noted_alpha(file: ForeignFile, module: str, rank: int) -> float:
     """As PEFT notes it for all layers together: in the header, or in a file of its own; else the rank."""
     prefix, _, _ = module.partition(".")
-    notes = _notes(file, file.notes.get("lora_adapter_metadata"))
+    notes = file.read_notes(file.notes.get("lora_adapter_metadata"))
     if module.startswith("base_model.model."):
         beside, prefix = file.path.with_name("adapter_config.json"), ""
         if not beside.is_file():
             raise file.wrong("is a LoRA of PEFT, whose alpha stands in adapter_config.json; put that file beside it")
-        notes = _notes(file, beside.read_text(encoding="utf-8", errors="replace"))
+        notes = file.read_notes(beside.read_text(encoding="utf-8", errors="replace"))
     said = {key.removeprefix(f"{prefix}."): value for key, value in notes.items()}
     if said.get("alpha_pattern"):
         raise file.wrong("has an alpha of its own for some layers (alpha_pattern), which is not read")
@@ -137,33 +136,10 @@ def _noted_alpha(file: ForeignFile, module: str, rank: int) -> float:
     return _checked(file, float(alpha)) * (math.sqrt(rank) if said.get("use_rslora") else 1)
 
 
-def _notes(file: ForeignFile, text: str | None) -> dict[str, Any]:
-    try:
-        notes = parse_json(text or "{}")
-    except ValueError as error:
-        raise file.wrong(f"has notes that are damaged: {error}") from None
-    if not isinstance(notes, dict):
-        raise file.wrong(f"has notes {quoted(notes)}; want names and values")
-    return notes
-
-
 def _checked(file: ForeignFile, alpha: float) -> float:
     if not abs(alpha) <= LARGEST_ALPHA:
         raise file.wrong(f"has alpha {alpha:g}; want a number up to {LARGEST_ALPHA:g}")
     return alpha
-
-
-def _own_notes(file: ForeignFile) -> ConceptAbout | None:
-    """What we noted of a concept when we wrote it as a LoRA."""
-    if RECORD_KEY not in file.notes:
-        return None
-    data = _notes(file, file.notes[RECORD_KEY])
-    if data.pop("kind", None) != KIND or data.pop("version", None) != 1:
-        raise file.wrong("is no LoRA of this version of the program; write it again")
-    try:
-        return parse(ConceptAbout, data, CONCEPT_KIND.limits)
-    except ValueError as error:
-        raise file.wrong(f"is a damaged LoRA ({error}): write it again") from None
 
 
 def _context_width(changes: Mapping[str, LowRank]) -> int | None:
@@ -201,9 +177,7 @@ def save_lora(concept: Concept, path: str | Path, config: ModelConfig, dtype: to
         tensors[f"{module}.alpha"] = torch.tensor(change.alpha, dtype=torch.float32)
     for name, tensor in tensors.items():
         check_values(name, tensor, None)
-    about = {"kind": KIND, "version": 1, **vars(concept.about)}
-    parse(ConceptAbout, {k: v for k, v in about.items() if k not in ("kind", "version")}, CONCEPT_KIND.limits)
-    notes = lora_notes(concept, low, config) | {RECORD_KEY: json.dumps(about, sort_keys=True)}
+    notes = lora_notes(concept, low, config) | {RECORD_KEY: own_note(concept, LORA_NOTE)}
     with atomic(path) as temporary:
         Path(temporary).write_bytes(_in_order(save(tensors, notes)))
 

@@ -18,7 +18,7 @@ from models.hooks import Hooks
 from models.stable_diffusion import StableDiffusion
 from train.concepts import Change, Concept
 from train.config import LearnConfig
-from train.data import CentreCrops, Examples, RandomCrops
+from train.data import CentreCrops, Examples, RandomCrops, Templated, Together
 from weights.load import networks_of
 from weights.names import NetworkName
 
@@ -55,9 +55,12 @@ class Placed:
 
 
 class LearningMethod(ABC, Generic[Numbers]):
-    """One way of learning a concept. Each is a page of this folder."""
+    """One way of learning a concept. Each is a page of this folder.
 
-    file: ClassVar[str]  # what its concept is written as
+    file: the name of the file that its concept is written as.
+    """
+
+    file: ClassVar[str]
 
     @abstractmethod
     def shapes(self, model: StableDiffusion, config: Numbers) -> dict[str, tuple[int, ...]]:
@@ -82,12 +85,16 @@ class LearningMethod(ABC, Generic[Numbers]):
         model: StableDiffusion,
         config: Numbers,
         size: int,
-        pictures: Sequence[Image.Image],
+        subjects: Sequence[list[Image.Image]],
         masks: Sequence[Image.Image] | None = None,
     ) -> Examples:
-        """The references as they are shown; those that are to be shown mirrored too are among them. masks: of each."""
-        crops = RandomCrops if config.random_crop else CentreCrops
-        return crops(model, pictures, size, config.sample_latents, config.resampling, masks)
+        """The references as they are shown, of every subject; those to be shown mirrored too are among them.
+
+        masks: of each picture, where there is one subject.
+        """
+        crops, texts = RandomCrops if config.random_crop else CentreCrops, len(config.instance_texts) // len(subjects)
+        shown = [crops(model, one, size, config.sample_latents, config.resampling, masks) for one in subjects]
+        return Together([Templated(one, texts) for one in shown], texts)
 
     def subject(self, config: Numbers) -> tuple[str, str]:
         """The word and the class that prompts will call the subject by."""
