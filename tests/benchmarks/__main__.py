@@ -22,6 +22,7 @@ from benchmarks import full, parts
 from benchmarks.measure import Clock, Figure, threads
 from benchmarks.parts import Bench, Figures
 from models.precision import full_float32
+from models.threads import suited_threads
 
 PARTS: dict[str, Callable[[Bench], Figures]] = {
     "starts": parts.starts,
@@ -57,11 +58,13 @@ def written_into(text: str, content: str) -> str:
     return f"{before}{BEGIN}\n\n{content}\n\n{END}{rest.split(END, 1)[1]}"
 
 
-def machine(count: int) -> str:
+def machine(count: int | None) -> str:
     """The processor, and the versions."""
     info = Path("/proc/cpuinfo")
     names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    cores = f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {count} threads"
+    cores = (
+        f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, threads {count or 'as suit the model'}"
+    )
     return f"{cores}; torch {torch.__version__}, Python {platform.python_version()}"
 
 
@@ -70,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("parts", nargs="*", help=f"{', '.join(PARTS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, help="for all parts (default: as models/threads.py finds suitable)")
     parser.add_argument("--against", metavar="MODULE:FUNCTION", help="given our model, returns another network")
     parser.add_argument("--json", type=Path, help="where to keep each figure, a line each")
     parser.add_argument("--write", type=Path, help="a page whose tables are replaced")
@@ -79,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"no part {', '.join(unknown)}; there is {', '.join(PARTS)}")
     bench, figures = Bench(Clock(arguments.clock), arguments.rounds, arguments.against), []
     print(machine(arguments.threads))
-    with threads(arguments.threads), full_float32():
+    with threads(arguments.threads) if arguments.threads else suited_threads(bench.model), full_float32():
         for name in (bar := tqdm(arguments.parts or list(PARTS))):
             bar.set_description(name)
             for figure in PARTS[name](bench):

@@ -18,7 +18,9 @@ from benchmarks.scene import Scene
 from models.config import SD21_BASE, ModelConfig
 from models.fast import fastest_dtype, make_fast
 from models.stable_diffusion import StableDiffusion
+from models.threads import suited_threads
 from photoswap import side_by_side as loop
+from photoswap.injections import SOURCE
 from photoswap.methods import Photoswap
 from weights.load import meta_model
 
@@ -43,10 +45,16 @@ def drawn_model(config: ModelConfig, dtype: torch.dtype, device: str = "cpu") ->
 def full(bench: Bench, config: ModelConfig = SD21_BASE, side: int = 64) -> Iterator[Figure]:
     """A swap at full size against plain sampling; and bfloat16, laid out for speed, against float32."""
     dtype = fastest_dtype(torch.device("cpu"), config.unet.channels)
-    model = drawn_model(config, dtype)
-    scene = Scene.of(model, Photoswap(steps=4, phi=1, M=3, A=2), side)
-    name, rounds = f"{8 * side} px in {str(dtype).removeprefix('torch.')}", 1 if bench.short else 2
-    found = []
+    model, rounds = drawn_model(config, dtype), 1 if bench.short else 2
+    with suited_threads(model):
+        yield from _swap(bench, Scene.of(model, Photoswap(steps=4, phi=1, M=3, A=2), side), rounds)
+        yield from _dtypes(bench, model, side, rounds)
+
+
+def _swap(bench: Bench, scene: Scene, rounds: int) -> Iterator[Figure]:
+    """Time and memory against plain sampling."""
+    dtype, found = str(scene.model.dtype).removeprefix("torch."), []
+    name = f"{8 * scene.pictures[SOURCE].size[0]} px in {dtype}"
     for counted in (False, *[True] * rounds):
         below = bench.clock.of(partial(scene.plain, steps=1)) * sum(WEIGHTS)
         ratio = sum(w * spent for w, spent in zip(WEIGHTS, step_seconds(bench, scene), strict=True)) / below
@@ -56,7 +64,6 @@ def full(bench: Bench, config: ModelConfig = SD21_BASE, side: int = 64) -> Itera
     yield Figure("full", f"a swap at {name}, time", middle, "x", min(found), max(found), SWAP_AT_MOST)
     peaks = peak_bytes(scene.swap), peak_bytes(partial(scene.plain, steps=1))
     yield Figure("full", f"a swap at {name}, peak of activations", peaks[0] / peaks[1], most=PEAK_AT_MOST)
-    yield from _dtypes(bench, model, side, rounds)
 
 
 def step_seconds(bench: Bench, scene: Scene) -> list[float]:
