@@ -59,7 +59,7 @@ def mirrored(pictures: Sequence[Image.Image]) -> list[Image.Image]:
     return [*pictures, *(ImageOps.mirror(picture) for picture in pictures)]
 
 
-class Shown(NamedTuple):
+class ShownPicture(NamedTuple):
     """One picture as it is shown once.
 
     x0: scaled latents (c h w), float32 on the CPU. mask: (1 h w), 1 where the loss counts. text: which of the prompts
@@ -72,9 +72,9 @@ class Shown(NamedTuple):
     subject: Tensor | None = None
 
 
-def shown_whole(x0: Tensor, subject: Tensor | None = None) -> Shown:
+def shown_whole(x0: Tensor, subject: Tensor | None = None) -> ShownPicture:
     """The example of latents all of which count, under the first prompt."""
-    return Shown(x0, torch.ones(1, *x0.shape[1:]), subject=subject)
+    return ShownPicture(x0, torch.ones(1, *x0.shape[1:]), subject=subject)
 
 
 class Examples(Protocol):
@@ -82,7 +82,7 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def draw(self, index: int, generator: torch.Generator) -> Shown:
+    def draw(self, index: int, generator: torch.Generator) -> ShownPicture:
         """One picture; all that is random about it comes from the generator."""
         ...
 
@@ -120,7 +120,7 @@ class CentreCrops:
     def __len__(self) -> int:
         return len(self.moments)
 
-    def draw(self, index: int, generator: torch.Generator) -> Shown:
+    def draw(self, index: int, generator: torch.Generator) -> ShownPicture:
         latents = latents_of(self.vae, self.moments[index : index + 1], generator if self.sample else None)
         return shown_whole(latents, None if self.subjects is None else self.subjects[index])
 
@@ -150,7 +150,7 @@ class RandomCrops:
     def __len__(self) -> int:
         return len(self.images)
 
-    def draw(self, index: int, generator: torch.Generator) -> Shown:
+    def draw(self, index: int, generator: torch.Generator) -> ShownPicture:
         image = self.images[index]
         room = [side - self.size + 1 for side in image.shape[1:]]
         top, left = (int(torch.randint(places, (), generator=generator)) for places in room)
@@ -176,7 +176,7 @@ class Templated:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def draw(self, index: int, generator: torch.Generator) -> Shown:
+    def draw(self, index: int, generator: torch.Generator) -> ShownPicture:
         text = int(torch.randint(self.count, (), generator=generator)) if self.count > 1 else 0
         return self.examples.draw(index, generator)._replace(text=text)
 
@@ -194,7 +194,7 @@ class Together:
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
 
-    def draw(self, index: int, generator: torch.Generator) -> Shown:
+    def draw(self, index: int, generator: torch.Generator) -> ShownPicture:
         for place, part in enumerate(self.parts):
             if index < len(part):
                 example = part.draw(index, generator)

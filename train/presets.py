@@ -62,8 +62,8 @@ TEXTUAL_INVERSION: Presets = {
     "miniature": {
         "templates": ("a photo of a {}",),
         "tokens_per_word": 4,
-        "learning_rate": 2e-2,
-        "steps": 350,
+        "learning_rate": 1e-2,
+        "steps": 150,
         "mirror": True,
     },
 }

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.images import to_tensor
 from models.stable_diffusion import StableDiffusion
-from train.data import FILTERS, Shown, encode_moments, latents_of, middle, pictures_hash
+from train.data import FILTERS, ShownPicture, encode_moments, latents_of, middle, pictures_hash
 from train.ranges import Resampling
 from train.templates import ZOOMS
 
@@ -41,13 +41,13 @@ class Zoomed:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def draw(self, index: int, generator: torch.Generator) -> Shown:
+    def draw(self, index: int, generator: torch.Generator) -> ShownPicture:
         side = self._side(generator)
         top, left = (int(torch.randint(abs(self.size - side) + 1, (), generator=generator)) for _ in range(2))
         image, mask = self._laid(self.pictures[index].resize((side, side), self.filter), top, left)
         moments = encode_moments(self.model, image[None])
         latents = latents_of(self.model.vae, moments, generator if self.sample else None)
-        return Shown(latents, mask, self._text(side, generator))
+        return ShownPicture(latents, mask, self._text(side, generator))
 
     def digest(self) -> str:
         return pictures_hash([to_tensor(picture) for picture in self.pictures])
