@@ -281,9 +281,9 @@ def _kind(action: argparse.Action) -> str:
     words = action.option_strings[0].strip("-")
     if words in ("out", "reconstruction", "class-folder", "cache"):
         return "output"
-    if words in ("mask", "concept", "model", "config"):
+    if words in ("mask", "masks", "concept", "model", "config"):
         return "file"
-    if words in ("prompt", "subject", "target", "target-prompt", "negative", "class", "token"):
+    if words in ("prompt", "subject", "target", "target-prompt", "negative", "class", "token", "mask-word"):
         return "text"
     if words == "size":
         return "size"

@@ -82,6 +82,12 @@ def test_masks_found_by_a_word_are_kept_for_looking_at_and_resuming(tiny, pictur
     assert main([*line, "--checkpoint-every", "1", "--resume"]) == 0
 
 
+def test_masks_found_for_a_run_that_is_refused_are_not_kept(tiny, pictures, tmp_path, capsys):
+    line = ["learn", pictures / "references", *ALONE, *tiny, "--out", tmp_path / "out", "--mask-loss"]
+    assert "multiple of" in refused(capsys, *line, "--mask-word", "cat", "--size", "100")
+    assert files(tmp_path) == []
+
+
 def test_masks_that_say_nothing_or_twice(tiny, pictures, tmp_path, capsys):
     line = ["learn", pictures / "references", *ALONE, *tiny, "--out", tmp_path / "out"]
     assert "without --mask-loss or --attention-loss" in refused(capsys, *line, "--mask-word", "cat")

@@ -22,6 +22,7 @@ examples:
 import argparse
 from dataclasses import fields
 from itertools import chain, repeat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from photoswap.commands.common import add_common, load_model, refuse, seed_for
@@ -58,8 +59,10 @@ def run(arguments: argparse.Namespace) -> None:
     more = {word: read_pictures(folder) for folder, _, word in arguments.also or ()}
     model = load_model(arguments, "float32")  # --dtype bfloat16 is autocast: the weights stay float32
     config = configure(arguments, model.config.name)
+    kept: list[Image.Image] = []
     if arguments.mask_word:
-        masks = _found_masks(arguments, model, pictures)
+        masks = kept = _found_masks(arguments, model, pictures)
+    shared = class_picture_folder(arguments.out / CLASS_FOLDER) if config.prior_weight else None
     try:
         learn(
             model,
@@ -70,13 +73,14 @@ def run(arguments: argparse.Namespace) -> None:
             resume=arguments.resume,
             overwrite=arguments.overwrite,
             keep_checkpoint=arguments.keep_checkpoint,
-            class_folder=arguments.class_folder or class_picture_folder(arguments.out / CLASS_FOLDER),
+            class_folder=arguments.class_folder or shared,
             masks=masks,
+            on_step=lambda step, _: _keep_masks(arguments, kept) if step == 1 else None,  # nothing is refused any more
         )
     except KeyboardInterrupt:
-        kept = (arguments.out / CHECKPOINT).is_file()
+        stopped = (arguments.out / CHECKPOINT).is_file()
         goes_on = f"interrupted; what was learnt is in {arguments.out}: the same command with --resume goes on"
-        raise KeyboardInterrupt(*[goes_on] * kept) from None
+        raise KeyboardInterrupt(*[goes_on] * stopped) from None
     say(arguments.out / CONCEPTS[arguments.method])
 
 
@@ -120,21 +124,32 @@ def _wants_masks(arguments: argparse.Namespace) -> bool:
 def _found_masks(
     arguments: argparse.Namespace, model: "StableDiffusion", pictures: "list[Image.Image]"
 ) -> "list[Image.Image]":
-    """The mask of the word in each picture, kept in --out for looking at; a resumed run takes those it began with."""
+    """The mask of the word in each picture; a resumed run takes those it began with."""
     from models.images import load_mask
     from models.prompts import article
     from photoswap.masks import find_subject
-    from weights.atomic import atomic
 
     word, masks = arguments.mask_word, []
     for i, picture in enumerate(pictures):
-        file = arguments.out / FOUND_MASKS / f"{i:02}.png"
-        if not (arguments.resume and file.is_file()):
-            found = find_subject(model, picture, f"a photo of {article(word)} {word}", word)
-            with atomic(file) as place:
-                found.mask.save(place, format="PNG")
-        masks.append(load_mask(file))
+        file = _mask_file(arguments, i)
+        if arguments.resume and file.is_file():
+            masks.append(load_mask(file))
+        else:
+            masks.append(find_subject(model, picture, f"a photo of {article(word)} {word}", word).mask)
     return masks
+
+
+def _keep_masks(arguments: argparse.Namespace, masks: "list[Image.Image]") -> None:
+    """Write the masks that were found, for looking at and for a resumed run."""
+    from weights.atomic import atomic
+
+    for i, mask in enumerate(masks):
+        with atomic(_mask_file(arguments, i)) as place:
+            mask.save(place, format="PNG")
+
+
+def _mask_file(arguments: argparse.Namespace, number: int) -> Path:
+    return arguments.out / FOUND_MASKS / f"{number:02}.png"
 
 
 def configure(arguments: argparse.Namespace, model: str) -> "LearnConfig":
