@@ -192,8 +192,8 @@ class Seen:
         self.model = model
 
     def patch(self, monkeypatch):
-        monkeypatch.setattr("train.data._encode", lambda _, images: images[:, :, ::8, ::8])
-        monkeypatch.setattr("train.data._latents", lambda _vae, moments, _generator: moments[0])
+        monkeypatch.setattr("train.data.encode_moments", lambda _, images: images[:, :, ::8, ::8])
+        monkeypatch.setattr("train.data.latents_of", lambda _vae, moments, _generator: moments[0])
         return self.model
 
 
