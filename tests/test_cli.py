@@ -154,7 +154,7 @@ def test_a_sentence_is_one_line_of_bounded_length(message, tmp_path, capsys, mon
         warnings.warn(message, stacklevel=1)
         raise ValueError(f"begin {message} end")
 
-    monkeypatch.setattr("weights.load.load", fail)
+    monkeypatch.setattr("weights.load.load_as", fail)
     assert main(["generate", PROMPT, "--device", "cpu", "--out", str(tmp_path / "a.png")]) == 2
     warning, sentence = capsys.readouterr().err.splitlines()
     assert sentence.startswith("photoswap: begin ") and sentence.endswith(" end")
