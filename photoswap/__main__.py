@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import re
 import sys
 import warnings
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: _tell(str(message))
+            warnings.showwarning = lambda message, *_, **__: _warn(str(message))
             arguments = build_parser().parse_args(argv)
             with UNTIL_THE_END:
                 arguments.run(arguments)
@@ -102,8 +103,25 @@ def sentence_for(error: Exception) -> str:
     return str(error)
 
 
+def _warn(sentence: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # all that torchrun starts warn of the same
+        say(f"photoswap: {_shortened(sentence)}", sys.stderr)
+
+
 def _tell(sentence: str) -> None:
-    say(f"photoswap: {_shortened(sentence)}", sys.stderr)
+    if _first_to_tell():
+        say(f"photoswap: {_shortened(sentence)}", sys.stderr)
+
+
+def _first_to_tell() -> bool:
+    """Whether no other of the processes that torchrun started together has told anything yet.
+
+    Those that do not know each other yet all fail over the same, and the first of them tells.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_initialized():
+        return os.environ.get("RANK", "0") == "0"
+    return distributed.distributed_c10d._get_default_store().add("photoswap/told", 1) == 1
 
 
 def _shortened(sentence: str) -> str:

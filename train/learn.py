@@ -7,11 +7,13 @@ pictures in, progress, checkpoints, the concept out.
 import math
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import TypeAlias
 
 import torch
@@ -26,6 +28,7 @@ from train.config import FREE, LearnConfig
 from train.data import CentreCrops, Examples, PictureSource, Stream, Together, mirrored, read_pictures
 from train.learner import Learner, check_state
 from train.methods import method_of
+from train.parallel import ALONE, Team
 from train.prior import SampleSettings, class_pictures, sample_pictures
 from train.ready import ready_to_learn
 from train.reference_masks import read_masks
@@ -36,6 +39,7 @@ from weights.atomic import atomic, check_space, clear
 from weights.records import listed, quoted, shown
 
 CHECKPOINT_FILE, CLASS_FOLDER, SAMPLE_FOLDER = "checkpoint.safetensors", "class", "samples"
+TOLD_TWICE = 10.0  # seconds within which torchrun hands on the Ctrl-C that the terminal has sent too
 OneSubject: TypeAlias = PictureSource | Sequence[PictureSource]
 References: TypeAlias = OneSubject | Mapping[str, OneSubject]
 AVERAGED_LOSSES = 20  # losses averaged in the progress bar: one alone says more of its timestep than of progress
@@ -66,6 +70,7 @@ def learn(
     masks: PictureSource | Sequence[PictureSource] | None = None,
     on_step: Callable[[int, float], None] | None = None,
     on_sample: Callable[[int, Image.Image], None] | None = None,
+    team: Team = ALONE,
 ) -> Concept:
     """Learn a concept from pictures. The model is trained in place, and is afterwards as it was: see `apply_concept`.
 
@@ -77,19 +82,22 @@ def learn(
     keep_checkpoint: leave the checkpoint there when done, with two numbers beside each that learns; else it goes.
     class_folder: where class pictures are kept, for many concepts to share; None takes class/ in `out`. masks: of
     the references, where the configuration asks for them (`read_masks`). on_step: told the step, from 1, and its loss.
-    on_sample: given the step and a picture.
+    on_sample: given the step and a picture. team: the processes that learn together, each with `batch` rows a step; all
+    get the concept, and the first alone writes, shows progress and tells.
 
     Ctrl-C is honoured between two steps: the checkpoint is written, if there is an `out`, and KeyboardInterrupt raised.
     Raises ValueError, before anything is written, when the model is not float32, for a size that does not suit the
     model, for references that are no pictures, when there is nothing to resume or it was begun otherwise, when `out`
     has an earlier concept, and when there is no room for this one; OSError when `out` cannot be written.
     """
+    config = team.together(config)
     size = config.size or model.config.native_size
     _check(model, size)
     method = method_of(config)
     shapes = method.shapes(model, config)
-    watch = Watch(None if out is None else Path(out), progress, on_step, on_sample)
-    _check_folders(watch.folder, method.file, class_folder, overwrite or resume)
+    place = None if out is None else Path(out)
+    watch = Watch(place, progress, on_step, on_sample) if team.leads else Watch(None, False, None, None)
+    _check_folders(place, method.file, class_folder, overwrite or resume)
     _check_room(model, config, watch.folder, sum(math.prod(shape) for shape in shapes.values()))
     examples = _examples(model, config, size, references, masks)
     for folder in (watch.folder, watch.folder / SAMPLE_FOLDER) if watch.folder else ():
@@ -98,10 +106,12 @@ def learn(
     about = RunRecord(fingerprint(model), examples.digest(), settings, 0)
     drawn = config.class_pictures * len(config.class_texts)
     counts = {"instances": len(examples), **({"classes": drawn} if drawn else {})}
-    saved = _saved(model, config, watch.folder, about, shapes, counts) if resume else None
-    classes = _classes(model, config, size, watch, class_folder) if config.prior_weight else None
+    saved = _saved(model, config, place, about, shapes, counts) if resume else None
+    home = class_folder or (place and place / CLASS_FOLDER)
+    classes = _classes(model, config, size, home, watch.progress) if config.prior_weight else None
     with ready_to_learn(model, config) as placed:
-        learner = Learner(model, config, placed, Stream(examples, model.schedule.train_steps, config.seed), classes)
+        instances = Stream(examples, model.schedule.train_steps, config.seed)
+        learner = Learner(model, config, placed, instances, classes, team)
         if saved is not None:
             learner.restore(*saved)
         _run(learner, size, about, watch)
@@ -178,14 +188,14 @@ def _by_token(references: References, config: LearnConfig) -> Mapping[str, OneSu
     return references
 
 
-def _classes(model: StableDiffusion, config: LearnConfig, size: int, watch: Watch, folder: str | Path | None) -> Stream:
-    """Rows of class pictures, which the model draws before it learns, unless they are there already."""
-    home = Path(folder) if folder else watch.folder and watch.folder / CLASS_FOLDER
+def _classes(
+    model: StableDiffusion, config: LearnConfig, size: int, folder: str | Path | None, progress: bool
+) -> Stream:
+    """Rows of class pictures, which the model draws before it learns, unless they are in that folder already."""
+    home = Path(folder) if folder else None
     settings = replace(_sample_settings(config, size), seed=0)  # the same for every concept, whatever its seed
     drawn = [
-        class_pictures(
-            model, text, config.class_pictures, settings, home, batch=config.class_batch, progress=watch.progress
-        )
+        class_pictures(model, text, config.class_pictures, settings, home, batch=config.class_batch, progress=progress)
         for text in config.class_texts
     ]
     examples = Together([CentreCrops(model, pictures, size, config.sample_latents) for pictures in drawn])
@@ -234,7 +244,7 @@ def _run(learner: Learner, size: int, about: RunRecord, watch: Watch) -> None:
     config, recent = learner.config, deque[float](maxlen=AVERAGED_LOSSES)
     bar = tqdm(total=config.steps, initial=learner.done, desc=f"learning {config.token!r}", disable=not watch.progress)
     try:
-        with bar, _deferring_ctrl_c() as interrupted:
+        with bar, _deferring_ctrl_c(TOLD_TWICE if learner.team.count > 1 else 0.0) as interrupted:
             while learner.done < config.steps:
                 recent.append(learner.step())
                 bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}", refresh=False)
@@ -245,7 +255,7 @@ def _run(learner: Learner, size: int, about: RunRecord, watch: Watch) -> None:
                     _show(learner, size, watch)
                 if _due(learner.done, config.checkpoint_every):
                     _keep(learner, about, watch)
-                if interrupted():
+                if learner.team.any(interrupted(), learner.model.device):
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
         if learner.between_steps:
@@ -292,20 +302,22 @@ def _concept(learner: Learner, about: RunRecord) -> Concept:
 
 
 @contextmanager
-def _deferring_ctrl_c() -> Iterator[Callable[[], bool]]:
+def _deferring_ctrl_c(again: float = 0.0) -> Iterator[Callable[[], bool]]:
     """Ctrl-C is noted, not raised, so that no step is left half made; yields whether it came. A second one raises.
 
-    Only Python's own handling is replaced, and only in the main thread, where alone Ctrl-C arrives.
+    again: seconds for which a second one is the first once more. Only Python's own handling is replaced, and only in
+    the main thread, where alone Ctrl-C arrives.
     """
-    noted: list[int] = []
+    noted: list[float] = []
     mine = threading.current_thread() is threading.main_thread()
     if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield lambda: False
         return
 
-    def note(number: int, _: object) -> None:
-        noted.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(time.monotonic())
+        if noted[-1] - noted[0] > again or (len(noted) > 1 and not again):
+            signal.default_int_handler(number, frame)
 
     signal.signal(signal.SIGINT, note)
     try:

@@ -5,6 +5,7 @@ the loss; AdamW. Which parameters move is the method's to say (train/methods).
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from train.config import LearnConfig
 from train.data import Rows, Stream, check_stream
 from train.loss import dreambooth_loss, min_snr_weights, squared_error
 from train.methods import Placed
+from train.parallel import ALONE, Team
 from train.run_file import fill
 from train.token_first import TokenFirst, moved
 from weights.records import listed, quoted
@@ -28,7 +30,8 @@ class Learner:
     """What changes while a concept is learnt: what the method put in place, optimizer, streams of rows, step reached.
 
     model: float32 (or float64), with what learns in place. instances, classes: rows of the references and of the class,
-    None to learn without. `state` and `restore` lose no bit.
+    None to learn without. team: the processes that learn together; the configuration's batch is that of all, and so are
+    the rows drawn and the losses told. `state` and `restore` lose no bit.
     """
 
     def __init__(
@@ -38,9 +41,11 @@ class Learner:
         placed: Placed,
         instances: Stream,
         classes: Stream | None,
+        team: Team = ALONE,
     ) -> None:
         self.model, self.config, self.placed = model, config, placed
-        self.instances, self.classes = instances, classes
+        self.instances, self.classes, self.team = instances, classes, team
+        self.batch = config.batch // team.count
         self.done = 0
         self.between_steps = True  # within a step, state would be half old and half new
         self.parameters = placed.parameters
@@ -52,6 +57,7 @@ class Learner:
             fused=model.device.type in ("cpu", "cuda"),
         )
         self.token_first = TokenFirst(model, config, self.parameters, self.optimizer)
+        self.averaged_loss = team.averaging(self.parameters.values(), self.loss)
         prompts = [*config.instance_texts, *(config.class_texts if classes is not None else ())]
         self.tokens = model.tokenizer(prompts).to(model.device)
         self.words: list[list[int]] = []  # by prompt, the columns of the token
@@ -70,10 +76,13 @@ class Learner:
         self.between_steps = False
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for _ in range(self.config.accumulate):
-            loss = self.loss(self.next_rows()) / self.config.accumulate
-            loss.backward()
+        for i in range(self.config.accumulate):
+            last = i == self.config.accumulate - 1
+            with nullcontext() if last else self.team.apart(self.averaged_loss):
+                loss = self.averaged_loss(self.next_rows()) / self.config.accumulate
+                loss.backward()
             total += loss.item()
+        total = self.team.mean(total, self.model.device)
         if not total < float("inf"):
             raise ValueError(f"the loss is {total} at step {self.done + 1}; lower the learning rate and start again")
         self.token_first.hold(self.done)
@@ -86,11 +95,11 @@ class Learner:
         return total
 
     def next_rows(self) -> Rows:
-        """The next rows: `batch` of the subject, then as many of the class, whose prompts come after the subject's."""
-        rows = self.instances.next_rows(self.config.batch)
+        """The next rows here: of the subject, then as many of the class, whose prompts come after the subject's."""
+        rows = self.team.share(self.instances.next_rows(self.config.batch))
         if self.classes is None:
             return rows
-        classes = self.classes.next_rows(self.config.batch)
+        classes = self.team.share(self.classes.next_rows(self.config.batch))
         return rows.join(classes._replace(text=classes.text + len(self.config.instance_texts)))
 
     def loss(self, rows: Rows) -> Tensor:
@@ -104,10 +113,10 @@ class Learner:
         errors = squared_error(output, target, None if rows.mask.all() else rows.mask)
         if config.min_snr is not None:
             errors = errors * min_snr_weights(schedule, rows.t, config.min_snr).to(errors)
-        loss = dreambooth_loss(errors, config.batch, config.prior_weight)
+        loss = dreambooth_loss(errors, self.batch, config.prior_weight)
         if config.attention_loss:
-            words = [self.words[text] for text in rows.text[: config.batch].tolist()]
-            loss = loss + config.attention_loss * attention_error(maps, words, rows.subject[: config.batch]).mean()
+            words = [self.words[text] for text in rows.text[: self.batch].tolist()]
+            loss = loss + config.attention_loss * attention_error(maps, words, rows.subject[: self.batch]).mean()
         return loss
 
     def output(self, rows: Rows, maps: list[Tensor] | None = None) -> Tensor:
@@ -115,7 +124,7 @@ class Learner:
         model, hooks = self.model, self.placed.hooks
         if maps is not None:
             sites = outline_sites(model.unet, *rows.x0.shape[2:])
-            hooks = merge(hooks, map_readers(sites, maps, self.config.batch))
+            hooks = merge(hooks, map_readers(sites, maps, self.batch))
         x0, eps = rows.x0.to(model.device), rows.eps.to(model.device)
         noisy = model.schedule.add_noise(x0, eps, rows.t).to(model.dtype)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=self.config.bfloat16):

@@ -210,11 +210,16 @@ def put_concepts(model: "StableDiffusion", concepts: "Sequence[ScaledConcept]") 
 
 
 def pick_device(name: str | None) -> "torch.device":
-    """The device of that name, or the best there is. Raises ValueError, naming those there are."""
+    """The device of that name, or the best there is; of several GPUs each process that torchrun starts has its own.
+
+    Raises ValueError, naming those there are.
+    """
     import torch
 
     present = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     present += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if name in (None, "cuda") and "LOCAL_RANK" in os.environ and "cuda:0" in present:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     if name is None:
         return torch.device("cuda" if "cuda:0" in present else "cpu")
     if name not in present and not (name == "cuda" and "cuda:0" in present):

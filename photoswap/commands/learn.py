@@ -17,15 +17,17 @@ examples:
   photoswap learn a.jpg b.jpg c.jpg --class dog --token sks --steps 400 --sample-every 100
   photoswap learn cat-photos/ --class cat --model sd21-base --dtype bfloat16 --gradient-checkpointing
   photoswap learn cat-photos/ --class cat --mask-word cat --mask-loss --attention-loss 0.01
+  photoswap learn --each folder-of-folders/ --class cat --out concepts
 """
 
 import argparse
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from photoswap.commands.common import add_common, load_model, refuse, seed_for
+from photoswap.commands.learn_each import run_each
 from photoswap.commands.learn_flags import CHECKPOINT, CONCEPTS, FOUND_MASKS, OF_CLASS, OWN, SAMPLES, add_learning
 from photoswap.commands.outputs import check_folder, check_free, say
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from models.stable_diffusion import StableDiffusion
     from train.config import LearnConfig
+    from train.parallel import Team
 
 NEXT_INIT = ("pll", "ucd")  # what the words of a second and a third subject begin with, in Custom Diffusion's script
 
@@ -45,28 +48,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Learn and write the concept."""
+    """Learn and write the concept, or each concept of a folder."""
+    if arguments.each is not None:
+        check_each(arguments)
+        run_each(arguments)
+        return
     check(arguments)
+    from train.parallel import Team
+
+    lesson = read_lesson(arguments)
+    model = load_model(arguments, "float32")  # --dtype bfloat16 is autocast: the weights stay float32
+    learn_lesson(arguments, model, lesson, Team.join(model.device))
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learnt from: the subject's pictures, their masks where files have them, more subjects by their words."""
+
+    pictures: "list[Image.Image]"
+    masks: "list[Image.Image] | None"
+    more: "dict[str, list[Image.Image]]"
+
+
+def read_lesson(arguments: argparse.Namespace) -> Lesson:
+    """Read it, before anything that takes long."""
     from train.data import read_pictures
-    from train.learn import CLASS_FOLDER, learn
-    from train.prior import class_picture_folder
     from train.reference_masks import read_masks
 
     references = arguments.references[0] if len(arguments.references) == 1 else arguments.references
     pictures, masks = read_pictures(references), None
     if _wants_masks(arguments) and not arguments.mask_word:
         masks = read_masks(references, arguments.masks)
-    more = {word: read_pictures(folder) for folder, _, word in arguments.also or ()}
-    model = load_model(arguments, "float32")  # --dtype bfloat16 is autocast: the weights stay float32
-    config = configure(arguments, model.config.name)
+    return Lesson(pictures, masks, {word: read_pictures(folder) for folder, _, word in arguments.also or ()})
+
+
+def learn_lesson(arguments: argparse.Namespace, model: "StableDiffusion", lesson: Lesson, team: "Team") -> None:
+    """Learn with this model, and say where the concept is. team: the processes that learn it together."""
+    from train.learn import CLASS_FOLDER, learn
+    from train.prior import class_picture_folder
+
+    config, pictures, masks = configure(arguments, model.config.name), lesson.pictures, lesson.masks
     kept: list[Image.Image] = []
     if arguments.mask_word:
-        masks = kept = _found_masks(arguments, model, pictures)
+        masks = kept = team.gather(_found_masks(arguments, model, pictures) if team.leads else None)[0]
     shared = class_picture_folder(arguments.out / CLASS_FOLDER) if config.prior_weight else None
     try:
         learn(
             model,
-            {config.token: pictures, **more} if more else pictures,
+            {config.token: pictures, **lesson.more} if lesson.more else pictures,
             config,
             arguments.out,
             progress=not arguments.quiet,
@@ -76,16 +105,32 @@ def run(arguments: argparse.Namespace) -> None:
             class_folder=arguments.class_folder or shared,
             masks=masks,
             on_step=lambda step, _: _keep_masks(arguments, kept) if step == 1 else None,  # nothing is refused any more
+            team=team,
         )
     except KeyboardInterrupt:
         stopped = (arguments.out / CHECKPOINT).is_file()
-        goes_on = f"interrupted; what was learnt is in {arguments.out}: the same command with --resume goes on"
+        how = "" if arguments.each else " with --resume"
+        goes_on = f"interrupted; what was learnt is in {arguments.out}: the same command{how} goes on"
         raise KeyboardInterrupt(*[goes_on] * stopped) from None
-    say(arguments.out / CONCEPTS[arguments.method])
+    if team.leads:
+        say(arguments.out / CONCEPTS[arguments.method])
+
+
+def check_each(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for what does not go with --each."""
+    if arguments.references or arguments.also:
+        raise ValueError("--each takes its pictures from the folders in its folder; leave the others out")
+    if arguments.resume:
+        raise ValueError("--each goes on by itself with what was interrupted; leave --resume out")
+    if arguments.masks:
+        raise ValueError("--each looks for masks beside the pictures (cat.mask.png); leave --masks out")
+    check_folder(arguments.out)
 
 
 def check(arguments: argparse.Namespace) -> None:
     """Raise ValueError for flags that would change nothing, and for what may not be written."""
+    if not arguments.references:
+        raise ValueError("there are no references: give a folder of pictures, or pictures, or --each with a folder")
     if arguments.dtype == "float16":
         raise ValueError("steps of the optimizer round to nothing in float16; learn with --dtype bfloat16 or float32")
     strange = [flag for flag, methods in OWN.items() if arguments.method not in methods]

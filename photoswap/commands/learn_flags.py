@@ -35,7 +35,13 @@ PRESET_NAMES = ("sd21", "sd21-base", "sd15", "script", "official", "miniature")
 def add_learning(parser: argparse.ArgumentParser) -> None:
     """All flags of `photoswap learn` but the common ones; those left out take the value of the preset."""
     parser.add_argument(
-        "references", nargs="+", type=types.path, help="a folder of pictures of the subject, or the pictures"
+        "references", nargs="*", type=types.path, help="a folder of pictures of the subject, or the pictures"
+    )
+    parser.add_argument(
+        "--each",
+        type=types.path,
+        metavar="DIR",
+        help="instead: learn a concept from each folder in DIR, into a folder of --out each (docs/scale.md)",
     )
     parser.add_argument(
         "--class",
