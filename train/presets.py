@@ -63,7 +63,7 @@ TEXTUAL_INVERSION: Presets = {
         "templates": ("a photo of a {}",),
         "tokens_per_word": 4,
         "learning_rate": 1e-2,
-        "steps": 150,
+        "steps": 350,
         "mirror": True,
     },
 }
