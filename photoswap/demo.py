@@ -4,17 +4,16 @@ It is one task of the benchmark's kind (`photoswap/benchmark/tasks.py`), made to
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from models.images import grid
 from models.stable_diffusion import StableDiffusion
-from photoswap.benchmark.scores import inside, outside, palette_match, psnr
+from photoswap.benchmark.judge import Judge
 from photoswap.benchmark.tasks import Task, make_task
 from photoswap.inversion import invert_image
 from photoswap.methods import Method, Photoswap
@@ -54,21 +53,15 @@ def swap_in(
     """Invert the task's source and swap in the concept that the model has learnt under the token."""
     method = method or METHOD
     inversion = invert_image(model, task.source.image, task.prompt, steps=method.steps, progress=progress)
-    (turn,) = task.turns(token)
+    (turn,) = task.turns([f"{token} {task.subject.species}"])
     target, word, subject = turn.target, turn.source_word, turn.target_word
     return swap(model, inversion, target, method, source_word=word, target_word=subject, progress=progress)
 
 
 def score(task: Task, swapped: SwapResult) -> Outcome:
     """Compare with the truth: the background where neither subject stands, the subject where the true one does."""
-    ground, body = outside([task.source.mask, task.truth.mask]), inside(task.truth.mask)
-    return Outcome(
-        task,
-        swapped,
-        psnr(swapped.result, task.source.image, ground),
-        _likeness(swapped.result, task, body),
-        _likeness(task.source.image, task, body),
-    )
+    found, before = (Judge().scores(picture, task) for picture in (swapped.result, task.source.image))
+    return Outcome(task, swapped, found["background_psnr"], _likeness(found), _likeness(before))
 
 
 def demo_grid(outcome: Outcome) -> Image.Image:
@@ -115,8 +108,8 @@ def report_scores(outcome: Outcome, seconds: dict[str, float]) -> None:
     print(f"{'all':<20} {sum(seconds.values()):.1f} s")
 
 
-def _likeness(picture: Image.Image, task: Task, region: np.ndarray) -> tuple[float, float]:
-    return psnr(picture, task.truth.image, region), palette_match(picture, task.truth.image, region)
+def _likeness(scores: Mapping[str, float]) -> tuple[float, float]:
+    return scores["subject_psnr"], scores["subject_palette"]
 
 
 def _quartered(pictures: list[Image.Image]) -> Image.Image:

@@ -13,7 +13,7 @@ from tiny import distance
 
 from models.images import to_tensor
 from photoswap.benchmark.scores import inside, overlap
-from photoswap.evaluate_masks import box_overlap
+from photoswap.benchmark.shapes import box_overlap
 from photoswap.masks import box_of, find_subject, find_subjects, largest_part, overlaid, word_heats
 from photoswap.tokens import subject_tokens
 from samplers import Schedule

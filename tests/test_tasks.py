@@ -50,7 +50,7 @@ def test_prompts_name_species_place_and_light_alone():
     first, second = task.turns()
     assert first.target == "a photo of a sks duck and a horse on a beach at sunset"
     assert second.source == task.prompt and second.target == "a photo of a duck and a sks horse on a beach at sunset"
-    (plain,) = draw_task("dev", "hidden", 1).turns(None)
+    (plain,) = draw_task("dev", "hidden", 1).turns(["car"])
     assert plain.source == "a photo of a duck behind a box on a wooden floor"
     assert plain.target == "a photo of a car behind a box on a wooden floor"
 
@@ -61,8 +61,16 @@ def test_a_task_can_be_drawn_larger():
     assert make_task(0, size=64).source.image.size == (64, 64)
 
 
+def test_the_demos_scenes_are_a_split_of_their_own():
+    tasks = [draw_task("demo", "single", i) for i in range(2)]
+    assert tasks[0].source.image.tobytes() == make_task(100).source.image.tobytes() and tasks[0].name == "demo-single-0"
+    assert tasks[0].references[0].tobytes() == tasks[1].references[0].tobytes()
+    with pytest.raises(ValueError, match="the demo's scenes have one subject each, and none is pair"):
+        draw_task("demo", "pair", 0)
+
+
 def test_unknown_splits_and_kinds_are_refused():
-    with pytest.raises(ValueError, match="no split 'training'; want one of dev, test"):
+    with pytest.raises(ValueError, match="no split 'training'; want one of dev, test, demo"):
         draw_task("training", "single", 0)
     with pytest.raises(ValueError, match="no kind of task 'three'; want one of single, pair, hidden"):
         draw_task("dev", "three", 0)

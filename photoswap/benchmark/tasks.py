@@ -2,7 +2,8 @@
 
 A task is a function of its split, its kind and its number. Of even numbers the newcomer is of the same species as the
 one it replaces, of odd ones it is another; in a pair each is replaced by one of its own species. The streams "dev" and
-"test" share no scene with each other nor with anything trained on.
+"test" share no scene with each other nor with anything trained on. "demo" has further scenes of the demo's: one
+subject, learnt once, in place of one cat, by day.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from train.world import PLACES, SMALL, Look, Rendering, Scene, World, caption, r
 from train.world.backgrounds import LIGHTS
 
 SPLITS = {"dev": "development", "test": "test"}
+DEMO_SPLIT, DEMO_SEED = "demo", 100  # the demo's own scene is number 0, these begin here
 TASK_STREAM = 7  # apart from the streams' other uses
 REFERENCES = 4
 TOKEN = "sks"
@@ -88,11 +90,15 @@ class Task:
         """What is in the source, without its looks: "a photo of a cat in a meadow"."""
         return plain_caption(self.scene)
 
-    def turns(self, token: str | None = TOKEN) -> list[Turn]:
-        """The prompts of one swap after another. token: None calls the newcomers by their species alone."""
-        species = [newcomer.look.species for newcomer in self.newcomers]
-        called = [f"{token} {one}" if token else one for one in species]
-        return turns(self.prompt, [Swapping(*three) for three in zip(self.words, called, species, strict=True)])
+    @property
+    def species(self) -> list[str]:
+        """What the newcomers are."""
+        return [newcomer.look.species for newcomer in self.newcomers]
+
+    def turns(self, called: Sequence[str] | None = None) -> list[Turn]:
+        """The prompts of one swap after another. called: the newcomers in prompts, None for "sks cat" and the like."""
+        called = called or [f"{TOKEN} {species}" for species in self.species]
+        return turns(self.prompt, [Swapping(*three) for three in zip(self.words, called, self.species, strict=True)])
 
 
 def plain_caption(scene: Scene) -> str:
@@ -103,9 +109,9 @@ def plain_caption(scene: Scene) -> str:
 
 def draw_task(split: str, kind: str, index: int, size: int = SIZE, world: World = SMALL) -> Task:
     """Task number `index` of a split and a kind, size x size pixels. Raises ValueError for an unknown one."""
-    for value, known, what in ((split, SPLITS, "split"), (kind, SCENE_KINDS, "kind of task")):
-        if value not in known:
-            raise ValueError(f"no {what} {value!r}; want one of {', '.join(known)}")
+    check_task(split, kind)
+    if split == DEMO_SPLIT:
+        return replace(make_task(DEMO_SEED + index, size=size), name=f"{split}-{kind}-{index}")
     rng = np.random.default_rng([STREAMS[SPLITS[split]], index, TASK_STREAM, SCENE_KINDS.index(kind)])
     kinds: dict[str, Callable[[np.random.Generator, Look], Scene]] = {
         "single": world.scene,
@@ -120,6 +126,15 @@ def draw_task(split: str, kind: str, index: int, size: int = SIZE, world: World 
         pictures = tuple(render(replace(world.scene(rng, look), light="day"), size) for _ in range(REFERENCES))
         newcomers.append(Newcomer(look, pictures))
     return _task(f"{split}-{kind}-{index}", newcomers, scene, size)
+
+
+def check_task(split: str, kind: str) -> None:
+    """Raise ValueError unless there are tasks of this split and this kind."""
+    for value, known, what in ((split, (*SPLITS, DEMO_SPLIT), "split"), (kind, SCENE_KINDS, "kind of task")):
+        if value not in known:
+            raise ValueError(f"no {what} {value!r}; want one of {', '.join(known)}")
+    if split == DEMO_SPLIT and kind != "single":
+        raise ValueError(f"the demo's scenes have one subject each, and none is {kind}: take --split dev or test")
 
 
 def _other(world: World, rng: np.random.Generator, old: Look, same: bool) -> Look:
