@@ -25,6 +25,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
@@ -54,6 +55,7 @@ LINES = {
     "web": ["--model", "model.safetensors", "--device", "cpu", "--out", "new"],
     "learn": ["references", *LEARN, "--prior-weight", "0", *MODEL, "--out", "new"],
     "demo": ["--device", "cpu", "--quiet", "--out", "new/a.png"],
+    "evaluate": ["--tasks", "1", "--methods", "plain", *MODEL, "--out", "new"],
     "methods": ["photoswap", "--model", "miniature"],
     "weights": [],
 }
@@ -281,7 +283,7 @@ def _kind(action: argparse.Action) -> str:
     words = action.option_strings[0].strip("-")
     if words in ("out", "reconstruction", "class-folder", "cache"):
         return "output"
-    if words in ("mask", "masks", "concept", "model", "config"):
+    if words in ("mask", "masks", "recogniser", "concept", "model", "config"):
         return "file"
     if words in ("prompt", "subject", "target", "target-prompt", "negative", "class", "token", "mask-word"):
         return "text"
@@ -398,17 +400,26 @@ def without_a_page(arguments: argparse.Namespace, ready: object = None) -> None:
     """In place of a page that is served for ever."""
 
 
+def without_the_benchmark(benchmark: Any, shard: object, **_: object) -> Iterator[str]:
+    """In place of the benchmark's minutes: a table."""
+    benchmark.out.mkdir(parents=True, exist_ok=True)
+    (benchmark.out / "table.md").write_text("a table")
+    yield "a table"
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser("python -m tests.fuzz", description=__doc__)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="the number of the first line, to see one again")
     arguments = parser.parse_args()
+    import photoswap.benchmark.report
     import photoswap.demo
     import photoswap.web.server
 
     photoswap.demo.run_demo = without_the_demo
     photoswap.web.server.serve = without_a_page
+    photoswap.benchmark.report.run_and_report = without_the_benchmark
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "home").mkdir()
         show = functools.partial(print, flush=True, file=sys.__stdout__)

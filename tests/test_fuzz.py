@@ -14,6 +14,7 @@ from photoswap.commands import COMMANDS, generate, mask
 def home(tmp_path, monkeypatch):
     monkeypatch.setattr("photoswap.demo.run_demo", fuzz.without_the_demo)
     monkeypatch.setattr("photoswap.web.server.serve", fuzz.without_a_page)
+    monkeypatch.setattr("photoswap.benchmark.report.run_and_report", fuzz.without_the_benchmark)
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
 

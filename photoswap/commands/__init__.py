@@ -3,10 +3,25 @@
 Networks are imported by `run`, so that help and mistakes in typing are answered at once.
 """
 
-from photoswap.commands import attention, demo, generate, invert, learn, mask, methods, paint, swap, sweep, web, weights
+from photoswap.commands import (
+    attention,
+    demo,
+    evaluate,
+    generate,
+    invert,
+    learn,
+    mask,
+    methods,
+    paint,
+    swap,
+    sweep,
+    web,
+    weights,
+)
 
 COMMANDS = {
     "demo": demo,
+    "evaluate": evaluate,
     "generate": generate,
     "learn": learn,
     "invert": invert,

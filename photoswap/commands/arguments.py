@@ -63,6 +63,14 @@ def size(text: str) -> tuple[int, int]:
     return width, height
 
 
+def shard(text: str) -> tuple[int, int]:
+    """ "0/4" as (0, 4): the first of four parts."""
+    if not re.fullmatch("[0-9]{1,6}/[0-9]{1,6}", text) or not int(text.split("/")[0]) < int(text.split("/")[1]):
+        raise argparse.ArgumentTypeError(f"{quote(text)} is no part of a whole; want I/N, such as 0/4 to 3/4")
+    number, total = text.split("/")
+    return int(number), int(total)
+
+
 def prompt(text: str) -> str:
     """A text for the model: what could be typed at a terminal, of a length that means something."""
     if len(text) > PROMPT:

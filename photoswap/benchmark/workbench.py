@@ -1,0 +1,147 @@
+"""One task being done: its subjects learnt, its source inverted, its swaps made, each part once."""
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from PIL import Image
+
+from models.stable_diffusion import StableDiffusion
+from photoswap.benchmark.entries import BASELINES, NOT_INVERTED, NOTHING_LEARNT, Entry, inversion_name
+from photoswap.benchmark.judge import Carried
+from photoswap.benchmark.plan import RunPlan
+from photoswap.benchmark.shapes import carried
+from photoswap.benchmark.shelf import ConceptShelf
+from photoswap.benchmark.tasks import Task
+from photoswap.inversion import Inversion, encode, invert_image
+from photoswap.inversions.file import GUIDED
+from photoswap.masks import box_of, find_subjects
+from photoswap.method import Method
+from photoswap.pipeline import Reference, SwapResult, swap
+from photoswap.turns import Turn
+from train.concepts import apply_concept
+
+
+@dataclass(frozen=True, eq=False)
+class EntryResult:
+    """What an entry made of a task: the result; seconds of inverting and swapping; rows of the network; settings."""
+
+    picture: Image.Image
+    seconds: float = 0.0
+    row_calls: int = 0
+    settings: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Workbench:
+    """A task, the model, and the shelf of subjects; those of one way of learning are in memory at a time."""
+
+    def __init__(self, base: StableDiffusion, shelf: ConceptShelf, plan: RunPlan, task: Task) -> None:
+        self.base, self.shelf, self.plan, self.task = base, shelf, plan, task
+        self._learnt: tuple[str, list[StableDiffusion]] = "", []
+        self._inverted: dict[tuple[Any, ...], tuple[Inversion, float]] = {}
+
+    @cached_property
+    def carried(self) -> Carried:
+        """Source and truth through the autoencoder."""
+        return Carried(*(carried(self.base, picture.image) for picture in (self.task.source, self.task.truth)))
+
+    @cached_property
+    def masks(self) -> list[Image.Image]:
+        """Where the source's subjects are: the world's own masks, or those that their words find."""
+        if self.plan.masks == "true":
+            return list(self.task.source.masks)
+        found = find_subjects(self.base, self.task.source.image, self.task.prompt, self.task.words, seed=self.plan.seed)
+        return [one.mask for one in found]
+
+    def models(self, concept: str) -> list[StableDiffusion]:
+        """For each newcomer the model that knows it, or, without a concept, the base."""
+        if concept == NOTHING_LEARNT:
+            return [self.base] * len(self.task.newcomers)
+        if self._learnt[0] != concept:
+            taken = [self.shelf.take(newcomer, concept)[0] for newcomer in self.task.newcomers]
+            self._learnt = concept, [apply_concept(self.base, one) for one in taken]
+            self._inverted.clear()
+        return self._learnt[1]
+
+    def called(self, concept: str) -> list[str]:
+        """The words for the newcomers in prompts."""
+        if concept == NOTHING_LEARNT:
+            return self.task.species
+        return [self.shelf.subject(newcomer, concept) for newcomer in self.task.newcomers]
+
+    def do(self, entry: Entry) -> EntryResult:
+        """Make the entry's result. Raises ValueError for settings that contradict each other."""
+        if entry.method in BASELINES:
+            return EntryResult(self._baseline(entry.method))
+        method = entry.make(self.plan.guidance_scale, self.plan.steps)
+        models = self.models(entry.concept)
+        picture, done, rows, seconds = self.task.source.image, [], 0, 0.0
+        for i, turn in enumerate(self.task.turns(self.called(entry.concept))):
+            inversion, spent = self.inverted(models[i], entry, method, turn, picture if i else None)
+            start = time.perf_counter()
+            result = self._swapped(models[i], inversion, method, turn, i)
+            picture, rows = result.result, rows + int(result.settings["row_calls"])
+            seconds += spent + time.perf_counter() - start
+            done.append(result.settings)
+        return EntryResult(picture, round(seconds, 3), rows, done)
+
+    def inverted(
+        self, model: StableDiffusion, entry: Entry, method: Method, turn: Turn, later: Image.Image | None = None
+    ) -> tuple[Inversion, float]:
+        """A picture inverted as the entry says, and the seconds that took. later: None for the task's own source."""
+        picture = later or self.task.source.image
+        scale = method.guidance_scale if entry.inversion in GUIDED else 1.0
+        key = (entry.concept, entry.inversion, method.steps, scale, turn.source)
+        if later is None and key in self._inverted:
+            return self._inverted[key]
+        start = time.perf_counter()
+        if entry.inversion == NOT_INVERTED:
+            made = encode(model, picture, turn.source, method.steps)
+        else:
+            made = invert_image(model, picture, turn.source, inversion_name(entry), method.steps, method.guidance_scale)
+        found = made, time.perf_counter() - start
+        if later is None:
+            self._inverted[key] = found
+        return found
+
+    def _swapped(
+        self, model: StableDiffusion, inversion: Inversion, method: Method, turn: Turn, number: int
+    ) -> SwapResult:
+        """One swap; with a mask where the method wants one, and where several subjects are swapped one by one."""
+        masked = "mask" in method.wants or len(self.task.newcomers) > 1
+        return swap(
+            model,
+            inversion,
+            turn.target,
+            method,
+            source_word=turn.source_word,
+            target_word=turn.target_word,
+            mask=self.masks[number] if masked else None,
+            reference=self._reference(model, number, method) if "reference" in method.wants else None,
+            seed=self.plan.seed,
+        )
+
+    def _reference(self, model: StableDiffusion, number: int, method: Method) -> Reference:
+        """The newcomer's first picture, inverted; it is told nothing."""
+        shown = self.task.newcomers[number].pictures[0]
+        return Reference(invert_image(model, shown.image, "", "direct", method.steps), shown.mask)
+
+    def _baseline(self, name: str) -> Image.Image:
+        if name == "ceiling":
+            return self.carried.truth
+        return self.task.source.image if name == "source" else pasted(self.task)
+
+
+def pasted(task: Task) -> Image.Image:
+    """The source with each newcomer cut out of its first reference and laid over the one it replaces, as large."""
+    picture = task.source.image.copy()
+    for newcomer, mask in zip(task.newcomers, task.source.masks, strict=True):
+        shown = newcomer.pictures[0]
+        own, place = box_of(shown.mask), box_of(mask)
+        scale = min((place[2] - place[0]) / (own[2] - own[0]), (place[3] - place[1]) / (own[3] - own[1]))
+        size = max(1, round((own[2] - own[0]) * scale)), max(1, round((own[3] - own[1]) * scale))
+        left, top = (place[0] + place[2] - size[0]) // 2, place[3] - size[1]
+        cut, alpha = (image.crop(own).resize(size, Image.Resampling.LANCZOS) for image in (shown.image, shown.mask))
+        picture.paste(cut, (left, top), alpha)
+    return picture
