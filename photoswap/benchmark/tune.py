@@ -1,0 +1,165 @@
+"""Find settings of each method on the development stream: python -m photoswap.benchmark.tune --tasks 4
+
+One setting after another is tried at a few values (GRIDS), the others staying as they are, and the best kept: by the
+mean PSNR of the whole picture to the truth, which punishes a lost background as well as a subject that stays. Every
+trial is a cell like the benchmark's, so a stopped tuning goes on where it was, and subjects are learnt once. What is
+found goes into photoswap/benchmark/tuned.json, with the tasks and the scores, for `photoswap evaluate --settings
+tuned`; methods that were tuned before and are not named now keep what was found for them.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from models.precision import full_float32
+from photoswap.benchmark.cells import read_record, write_json
+from photoswap.benchmark.entries import NOT_INVERTED, NOTHING_LEARNT, OFFICIAL, TUNED_FILE, Entry, method_kind
+from photoswap.benchmark.judge import Judge
+from photoswap.benchmark.plan import RunPlan
+from photoswap.benchmark.run import Benchmark
+from photoswap.benchmark.shelf import ConceptShelf
+from photoswap.benchmark.workbench import Workbench
+from weights.load import load
+
+AIM = "overall_psnr"
+GUIDANCE_SCALES = (2.0, 3.0, 5.0)
+SettingsGrid = Mapping[str, tuple[Any, ...]]  # by setting, what is tried beside what it has
+GRIDS: Mapping[str, SettingsGrid] = {
+    "photoswap": {"phi": (0, 5, 20), "M": (0, 15, 40), "A": (0, 10, 40), "guidance_scale": GUIDANCE_SCALES},
+    OFFICIAL: {"phi": (0, 5, 20), "M": (0, 15, 40), "A": (0, 10, 40), "guidance_scale": GUIDANCE_SCALES},
+    "prompt-to-prompt": {
+        "cross_replace_steps": (0.2, 0.4, 1.0),
+        "self_replace_steps": (0.0, 0.2, 0.8),
+        "guidance_scale": GUIDANCE_SCALES,
+    },
+    "plug-and-play": {
+        "pnp_attn_t": (0.0, 0.25, 0.8),
+        "pnp_f_t": (0.0, 0.4, 0.6),
+        "negative_prompt": ("",),
+        "guidance_scale": GUIDANCE_SCALES,
+    },
+    "masactrl": {"step": (10, 25), "layer": (6, 13), "guidance_scale": GUIDANCE_SCALES},
+    "free-prompt-editing": {"self_replace_steps": (0.2, 0.4, 0.6), "guidance_scale": GUIDANCE_SCALES},
+    "swap-anything": {
+        "latents": (15, 40, 50),
+        "phi": (0, 20),
+        "M": (0, 40),
+        "adain": (False,),
+        "guidance_scale": GUIDANCE_SCALES,
+    },
+    "plain": {"guidance_scale": GUIDANCE_SCALES},
+    "sdedit": {"t0": (0.3, 0.7, 0.9), "guidance_scale": GUIDANCE_SCALES},
+    "diffedit": {
+        "inpaint_strength": (0.6, 1.0),
+        "mask_thresholding_ratio": (2.0, 4.0),
+        "guidance_scale": GUIDANCE_SCALES,
+    },
+    "blended-latent-diffusion": {"blending_start_percentage": (0.0, 0.5), "guidance_scale": GUIDANCE_SCALES},
+    "inversion-free": {
+        "cross_replace_steps": (0.3, 1.0),
+        "self_replace_steps": (0.3, 1.0),
+        "steps": (25,),
+        "guidance_scale": (1.5, 3.0),
+    },
+    "reference-attention": {"self_replace_steps": (0.0, 0.3), "start_step": (10, 20), "start_layer": (6, 13)},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """Where trials are kept, and what they are compared on."""
+
+    benchmark: Benchmark
+    progress: bool = True
+    benches: dict[int, Workbench] = field(default_factory=dict)
+
+    def bench(self, index: int) -> Workbench:
+        """A task, with its subject learnt and its source inverted once for all trials."""
+        one = self.benchmark
+        if index not in self.benches:
+            self.benches[index] = Workbench(one.base, one.shelf, one.plan, one.task(index))
+        return self.benches[index]
+
+    def score(self, entry: Entry) -> float:
+        """The aim's mean over the tasks; minus infinity for settings that contradict each other."""
+        try:
+            plan = replace(self.benchmark.plan, entries=(entry,))
+        except ValueError:
+            return float("-inf")
+        run = replace(self.benchmark, plan=plan)
+        for index in tqdm(range(plan.tasks), entry.key, leave=False, disable=not self.progress):
+            run.fill(self.bench(index), entry)
+        found = run.records().get(entry.key, {})
+        if any("refused" in record for record in found.values()):
+            return float("-inf")
+        return float(np.mean([record["scores"][AIM] for record in found.values()]))
+
+    def tune(self, method: str) -> Iterator[tuple[Entry, float]]:
+        """What is tried, the published settings first, and its score; the best of them is the answer."""
+        kind = method_kind(method)
+        entry = Entry(
+            method,
+            "direct" if kind.inverts else NOT_INVERTED,
+            NOTHING_LEARNT if "reference" in kind.wants else "dreambooth",
+            "tuned",
+        )
+        best = self.score(entry)
+        yield entry, best
+        for name, values in GRIDS[method].items():
+            for value in values:
+                tried = replace(entry, changes=tuple({**dict(entry.changes), name: value}.items()))
+                score = self.score(tried)
+                yield tried, score
+                if score > best + 1e-9:
+                    entry, best = tried, score
+
+
+def tune_all(tuning: Tuning, methods: Sequence[str], file: Path) -> None:
+    """Tune the methods one by one; the file is written after each."""
+    for method in methods:
+        trials: list[tuple[Entry, float]] = []
+        for entry, score in tuning.tune(method):
+            trials.append((entry, score))
+            print(f"{method} {dict(entry.changes)}: {score:.3f} dB")
+        best, reached = max(trials, key=lambda trial: trial[1])
+        plan = tuning.benchmark.plan
+        told = {
+            "settings": dict(best.changes),
+            "tasks": [tuning.benchmark.task(i).name for i in range(plan.tasks)],
+            "model": tuning.benchmark.shelf.base_mark,
+            "guidance_scale": plan.guidance_scale,
+            "seed": plan.seed,
+            f"{AIM} published": round(trials[0][1], 4),
+            f"{AIM} tuned": round(reached, 4),
+            "trials": len(trials),
+        }
+        known = (read_record(file) or {"methods": {}})["methods"]
+        write_json(file, {"aim": AIM, "methods": {**known, method: told}})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="miniature")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--tasks", type=int, default=4, help="of the development stream")
+    parser.add_argument("--methods", nargs="+", choices=tuple(GRIDS), default=list(GRIDS))
+    parser.add_argument("--guidance", type=float, default=3.0, help="of the published settings (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("tuning"), help="where trials are kept")
+    parser.add_argument("--cache", type=Path, help="where learnt subjects are kept (default: concepts/ in --out)")
+    parser.add_argument("--file", type=Path, default=TUNED_FILE, help="where the answer goes")
+    args = parser.parse_args(arguments)
+    model = load(args.model, args.device, torch.float32)
+    plan = RunPlan((Entry("plain"),), args.tasks, guidance_scale=args.guidance)
+    shelf = ConceptShelf(model, args.cache or args.out / "concepts")
+    with full_float32():
+        tune_all(Tuning(Benchmark(model, plan, args.out, Judge(), shelf)), args.methods, args.file)
+
+
+if __name__ == "__main__":
+    main()
