@@ -42,7 +42,7 @@ LORA: Presets = {
         "rank": 16,
         "layers": "linear",
         "train_text_encoder": True,
-        "learning_rate": 2e-3,
+        "learning_rate": 1e-3,
         "steps": 350,
         "batch": 4,
         "mirror": True,
