@@ -30,12 +30,12 @@ from weights.atomic import atomic
 from weights.load import load
 
 SHOWN_SIDE = 256  # of each picture in the grid
-SECONDS = "seconds.json"
+SPENT_FILE = "seconds.json"
 
 
 def learnt_file(model: StableDiffusion, task: Task, config: LearnConfig, folder: Path, progress: bool) -> Path:
     """The file of a concept learnt from the task's references; learnt before, or learnt now."""
-    home, spent = folder / config.method, folder / config.method / SECONDS
+    home, spent = folder / config.method, folder / config.method / SPENT_FILE
     file = home / method_of(config).file
     if file.is_file() and spent.is_file():
         return file
@@ -70,7 +70,7 @@ def swapped_in(
 def row(name: str, model: StableDiffusion, config: LearnConfig, file: Path, outcome: Outcome) -> str:
     """One line of the table."""
     numbers = sum(tensor.numel() for name, tensor in open_concept(file).tensors.items() if not name.endswith("/alpha"))
-    seconds = json.loads((file.parent / SECONDS).read_text(encoding="utf-8"))
+    seconds = json.loads((file.parent / SPENT_FILE).read_text(encoding="utf-8"))
     near, palette = outcome.subject
     return (
         f"| {name} | {numbers:,} | {config.steps} | {seconds['clock']:.0f} | {seconds['processors']:.0f} | "
