@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +24,7 @@ with your own pictures:
 """
 MISTAKE, INTERRUPTED = 2, 130
 LONGEST, LONGEST_WORD = 600, 200  # characters of a sentence, and of a word in it: a path, or what was typed
+TOLD_BY_NOW = 15.0  # seconds, in which the first of several processes has told and all are ended
 NO_MEMORY = re.compile("out of memory|not enough memory|allocate memory|bad_alloc|Invalid buffer size", re.IGNORECASE)
 
 
@@ -114,14 +116,21 @@ def _tell(sentence: str) -> None:
 
 
 def _first_to_tell() -> bool:
-    """Whether no other of the processes that torchrun started together has told anything yet.
+    """Whether no other of the processes that torchrun started together tells the same.
 
-    Those that do not know each other yet all fail over the same, and the first of them tells.
+    torchrun ends them all as soon as one has ended, so one that is not the first waits for that. Where they do not
+    know each other yet they have most likely made the same mistake, and the first of them tells it; one that is still
+    there afterwards has made one of its own.
     """
+    if (rank := os.environ.get("RANK")) is None:
+        return True
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_initialized():
-        return os.environ.get("RANK", "0") == "0"
-    return distributed.distributed_c10d._get_default_store().add("photoswap/told", 1) == 1
+        time.sleep(TOLD_BY_NOW * (rank != "0"))
+        return True
+    first = distributed.distributed_c10d._get_default_store().add("photoswap/told", 1) == 1
+    time.sleep(TOLD_BY_NOW * (not first))
+    return first
 
 
 def _shortened(sentence: str) -> str:

@@ -12,7 +12,7 @@ from command_line import LEARN, files, paint
 from safetensors.torch import load_file
 from tiny_model import tiny_model
 
-from photoswap.__main__ import main
+from photoswap.__main__ import TOLD_BY_NOW, _first_to_tell, main
 from train.config import learn_config
 from train.data import Rows
 from train.learn import learn
@@ -106,7 +106,7 @@ def test_each_computes_its_share_of_the_rows():
 
 FAILING = """
 import os, sys
-from photoswap.__main__ import main
+from photoswap.__main__ import TOLD_BY_NOW, _first_to_tell, main
 from train.learner import Learner
 step = Learner.step
 def fail(self):
@@ -144,3 +144,12 @@ def test_the_command_in_two_processes(tiny, pictures, tmp_path):
     typo = [*torchrun(2), "-m", "photoswap", *learn, "many"]
     run = subprocess.run(typo, env=environment(), capture_output=True, text=True, timeout=300)
     assert run.stderr.count("photoswap: ") == 1 and "'many' is out of bounds" in run.stderr
+
+
+@pytest.mark.parametrize(("rank", "waits"), [(None, 0), ("0", 0), ("1", TOLD_BY_NOW)])
+def test_those_who_are_not_the_first_wait_before_they_tell(monkeypatch, rank, waits):
+    waited = []
+    monkeypatch.setattr("photoswap.__main__.time.sleep", waited.append)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    assert _first_to_tell() and sum(waited) == waits
