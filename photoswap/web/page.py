@@ -59,7 +59,7 @@ def learn_part(learning_steps: int) -> Section:
                 part.class_word = gr.Textbox(label="What it is", placeholder="cat", elem_id="class-word", min_width=80)
                 part.token = gr.Textbox("sks", label="Its name from now on", elem_id="token", min_width=80)
             with gr.Row():
-                part.method = gr.Dropdown([*CONCEPTS], label="How", elem_id="learn-method", min_width=80)
+                part.method = gr.Dropdown([*CONCEPTS], label="How", elem_id="learn-method", scale=2, min_width=120)
                 part.steps = gr.Number(
                     learning_steps, label="Steps", precision=0, minimum=1, elem_id="learn-steps", min_width=80
                 )
@@ -94,8 +94,10 @@ def invert_part() -> Section:
         with gr.Column(scale=1):
             part.prompt = gr.Textbox(label="What is in it", placeholder="a photo of a cat on a floor", elem_id="prompt")
             with gr.Row():
-                part.concept = gr.Dropdown([NO_CONCEPT], label="The subject to put in", elem_id="concept")
-                part.scale = gr.Slider(0, 1.5, 1, step=0.05, label="How much of it", elem_id="scale")
+                part.concept = gr.Dropdown([NO_CONCEPT], label="The subject to put in", elem_id="concept", scale=2)
+                part.scale = gr.Number(
+                    1, label="Strength", minimum=0, maximum=2, step=0.1, elem_id="scale", min_width=80
+                )
             with gr.Accordion("More settings", open=False), gr.Row():
                 part.inversion = gr.Dropdown([*INVERSIONS], value=INVERSIONS[0], label="Inversion", elem_id="inversion")
                 part.steps = gr.Slider(5, 100, USUAL_STEPS, step=1, label="Steps", elem_id="invert-steps")

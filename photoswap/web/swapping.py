@@ -21,6 +21,7 @@ from .session import Session
 from .wiring import LONG, QUICK, Runner, Updates, concept_file, large, result_files
 from .work import Done, swap_subject
 
+GRID_WIDTH = 940  # pixels across which the page shows a grid, so that none of its rows is cut off
 NO_INVERSION = Path("inversion.safetensors")  # what stands for it while the timeline is drawn without one
 
 
@@ -76,7 +77,9 @@ def connect_grid(runner: Runner, invert: Section, part: Section) -> None:
         def done(session: Session, found: LambdaGrid) -> tuple[str, Updates]:
             pictures = [(cell.picture, cell.label) for cell in found.cells]
             told = f"{len(pictures)} swaps, kept in {found.folder.name}/. Click one to take its settings."
-            return told, {part.grid: gr.update(value=pictures, columns=found.columns, selected_index=None)}
+            tall = -(-len(pictures) // found.columns) * GRID_WIDTH // found.columns + 40
+            shown = gr.update(value=pictures, columns=found.columns, height=tall, selected_index=None)
+            return told, {part.grid: shown}
 
         yield from runner.run(request, "swapping a grid", part.grid_status, (part.start_grid, None), work, done)
 
