@@ -180,7 +180,7 @@ def test_a_schedule_from_the_folder_is_the_one_sampled_with(tmp_path):
         ("tokenizer/special_tokens_map.json", {"pad_token": "<|endoftext|>"}, lambda c: c.text.padding == "eot"),
         ("tokenizer/special_tokens_map.json", {"pad_token": {"content": "!"}}, lambda c: c.text.padding == "zero"),
     ],
-    ids=str,
+    ids=lambda value: None if callable(value) else str(value),
 )
 def test_what_a_file_says_is_followed(folder, file, said, read):
     change(folder, file, **said)
