@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from photoswap.inversion import invert_image as invert
     from photoswap.methods import METHODS, Photoswap, official
-    from photoswap.paint import PaintSettings, paint
+    from photoswap.painters import PaintSettings, paint
     from photoswap.pipeline import SwapRequest, SwapResult, generate, generate_latents, swap, swap_all
     from train.concepts import apply_concept as apply
     from train.config import dreambooth_config
@@ -39,7 +39,7 @@ __all__ = [
 
 _PLACES = {
     "METHODS": "photoswap.methods",
-    "PaintSettings": "photoswap.paint",
+    "PaintSettings": "photoswap.painters",
     "Photoswap": "photoswap.methods",
     "SwapRequest": "photoswap.pipeline",
     "SwapResult": "photoswap.pipeline",
@@ -51,7 +51,7 @@ _PLACES = {
     "learn": "train.learn",
     "load": "weights.load",
     "official": "photoswap.methods",
-    "paint": "photoswap.paint",
+    "paint": "photoswap.painters",
     "swap": "photoswap.pipeline",
     "swap_all": "photoswap.pipeline",
 }

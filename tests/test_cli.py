@@ -26,7 +26,7 @@ def test_help_shows_an_example_and_the_common_flags(name, capsys):
     assert end.value.code == 0
     assert f"  photoswap {name}" in told
     assert all(flag in told for flag in ("--model", "--device", "--seed", "--out", "--overwrite"))
-    assert ("--dtype" in told) == (name != "demo")  # which learns in float32 and has no other way
+    assert ("--dtype" in told) == (name not in ("demo", "evaluate"))  # which learn in float32 and have no other way
 
 
 def test_help_is_answered_without_the_networks():
@@ -64,7 +64,7 @@ def test_a_truncated_picture(tiny, pictures, tmp_path, capsys, command):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "want one of demo, generate, learn, invert, mask"),
+        ([], "want one of demo, evaluate, generate, learn, invert, mask"),
         (["bake"], "invalid choice"),
         (["generate"], "required: prompt"),
         (["generate", "x", "--size", "big"], "'big' is no size; want 768 or 768x512"),

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_every_name_is_there():
     assert all(getattr(photoswap, name) is not None for name in photoswap.__all__)
-    with pytest.raises(AttributeError, match="'swop'; it has METHODS, Photoswap"):
+    with pytest.raises(AttributeError, match="'swop'; it has METHODS, PaintSettings, Photoswap"):
         photoswap.swop  # noqa: B018
 
 

@@ -23,7 +23,7 @@ from photoswap.figures.attention import SeenMaps
 from photoswap.figures.sweep import Cell, Sweep
 from photoswap.inversion import Inversion, synthesize
 from photoswap.masks import Found
-from photoswap.paint import PaintResult
+from photoswap.painters import PaintResult
 from photoswap.pipeline import SwapRequest, SwapResult
 
 NOTHING = "changes nothing"
@@ -349,7 +349,7 @@ def noted(model, inversion, monkeypatch):
     mask.paste(255, (2, 2, 60, 60))
     # takes both a reference and a prompt, as no real model does
     painter = replace(model, config=replace(model.config, unet=replace(model.config.unet, in_channels=9)))
-    monkeypatch.setattr("photoswap.paint.check_told", lambda *_: None)
+    monkeypatch.setattr("photoswap.painters.check_told", lambda *_: None)
     painted = PaintResult(picture, picture, picture, (0, 0, 64, 64), torch.zeros(1), 0)
     swapped = SwapResult(picture, picture, picture, torch.zeros(1), torch.zeros(1), {}, {})
     answers = {
@@ -362,7 +362,7 @@ def noted(model, inversion, monkeypatch):
         "photoswap.pipeline.swap_all": lambda model, requests, **more: [swapped] * len(requests),
         "photoswap.masks.find_subject": Found(picture.convert("L"), (0, 0, 64, 64), torch.zeros(64, 64)),
         "photoswap.masks.find_subjects": [Found(mask, (20, 20, 40, 40), torch.zeros(64, 64))],
-        "photoswap.paint.paint": painted,
+        "photoswap.painters.paint": painted,
         "photoswap.demo.run_demo": None,
         "photoswap.figures.sweep.sweep": Sweep({"phi": (1,)}, (Cell({"phi": 1}, swapped),), 1, 2),
         "photoswap.figures.sweep.scores_of": {"background": 1.0},

@@ -1,4 +1,4 @@
-"""photoswap.paint: what a reference or a prompt says, inside a mask, laid back into the picture."""
+"""photoswap.painters: what a reference or a prompt says, inside a mask, laid back into the picture."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from tiny_model import tiny_model, tiny_painter
 
 from models.images import to_image, to_tensor
 from models.paint_by_example import reference_tensor
-from photoswap.paint import PaintSettings, crop_for, paint, where_to_work
+from photoswap.painters import PaintSettings, crop_for, paint, where_to_work
 from photoswap.sizes import cut
 
 QUICK = PaintSettings(steps=3)

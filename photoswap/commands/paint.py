@@ -50,7 +50,7 @@ from photoswap.commands.swap_files import GRID, plain, result_names
 if TYPE_CHECKING:
     from PIL import Image
 
-    from photoswap.paint import PaintResult, PaintSettings, Sampler
+    from photoswap.painters import PaintResult, PaintSettings, Sampler
 
 PAINT_RECORD, MOST_PAINTINGS = "paint.json", 64
 GUIDANCE_BY = {"reference": 5.0, "prompt": 7.5}  # as in the scripts that came with the weights
@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace) -> None:
     check(arguments)
     from models.images import load_image
     from models.stable_diffusion import LatentDiffusion
-    from photoswap.paint import check_told, paint, where_to_work
+    from photoswap.painters import check_told, paint, where_to_work
 
     picture = load_image(arguments.picture)
     told = load_image(arguments.reference) if arguments.reference else arguments.prompt
@@ -177,7 +177,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 def make_settings(arguments: argparse.Namespace) -> "PaintSettings":
     """The published settings, for a reference or for a prompt, with the flags that were given."""
-    from photoswap.paint import PaintSettings
+    from photoswap.painters import PaintSettings
 
     sampler: Sampler = arguments.sampler or _usual_sampler(arguments)
     usual_eta = 1.0 if sampler == "ddim" and arguments.prompt else 0.0
