@@ -26,7 +26,7 @@ def test_what_is_kept_is_noticed(kind, tmp_path):
             elif kind == "file":
                 kept.append(open(tmp_path / str(len(kept)), "w"))  # noqa: SIM115
             else:
-                kept.append(b"x" * 1_000_000)
+                kept.append(b"x" * 10_000_000)  # far more than a large process may give back meanwhile
             yield kind
 
     before, after = many_swaps.growth(leaking(), 6, warm_up=2)
