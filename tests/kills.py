@@ -39,7 +39,7 @@ import train.recogniser.learn
 from models.vae import Autoencoder
 from photoswap.__main__ import INTERRUPTED, main
 from train.prior import CLASS_VARIABLE
-from weights.atomic import HIDDEN
+from weights.atomic import HIDDEN, clear
 
 SECONDS = 600  # far more than any takes, on a machine with much else to do
 WRITING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "tempfile.mkdtemp", "os.truncate"}
@@ -355,6 +355,8 @@ def kill(job: Job, usual: Usual, kept: Path, place: Path, moment: Moment) -> tup
         again, said, _ = ended(begin(job, [*job.words, *more], home, None), home)
         if again != 0:
             return [*wrong, f"{' '.join(more) or 'the same command'} then ended with {again}: {said[-1500:]}"], code
+    else:  # all was in its place already, and what was left of the making goes with whatever is written there next
+        clear(home)
     return [*wrong, *after_the_end(home, usual)], code
 
 
