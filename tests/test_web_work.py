@@ -5,6 +5,7 @@ On the tiny model; `tests/test_web_page.py` does the same in a browser, on the m
 
 import json
 import shlex
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -234,16 +235,16 @@ def test_mistakes_are_told_in_one_sentence(session, inverted):
 
 
 def test_a_tab_has_one_job(session):
-    desk = Desk()
+    desk, released = Desk(), threading.Event()
     first = desk.submit("first", lambda job: job.tell("working"))
     session.begin(first)
-    second = desk.submit("second", lambda job: None)
+    second = desk.submit("second", lambda job: released.wait(60))
     first.ended.wait(10)
     session.begin(second)
-    session.job.ended.clear()
     with pytest.raises(ValueError, match=r"this tab is busy \(second\); wait for it, or press Stop"):
         session.begin(desk.submit("third", lambda job: None))
     session.stop()
+    released.set()
 
 
 def test_progress_says_how_long_it_will_take(monkeypatch):
