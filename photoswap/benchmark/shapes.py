@@ -78,9 +78,10 @@ def report_shapes(model: StableDiffusion, split: str, count: int, scales: Sequen
     size = model.config.native_size
     for kind in SCENE_KINDS:
         tasks = [draw_task(split, kind, i, size) for i in range(count)]
-        rows: dict[str, list[float]] = {"colour, in the truth": [], "colour, in the autoencoder's truth": []}
+        by_colour = ("colour, in the truth", "colour, in the autoencoder's truth")
+        rows: dict[str, list[float]] = {name: [] for name in by_colour}
         for task in tqdm(tasks, kind):
-            for name, picture in zip(rows, (task.truth.image, carried(model, task.truth.image)), strict=False):
+            for name, picture in zip(by_colour, (task.truth.image, carried(model, task.truth.image)), strict=True):
                 rows[name].append(overlap(seen_shape(picture, task), true_shape(task)))
             for scale in scales or (None,):
                 found = by_words(model, task, scale)

@@ -139,7 +139,7 @@ def write_sweep(arguments: argparse.Namespace, found: "Sweep", source: "Image.Im
     record = {"varied": found.varied, "task": task and task.name, "row_calls": found.row_calls}
     record |= {"row_calls_apart": found.row_calls_apart, "settings": found.cells[0].result.settings}
     cells: list[dict[str, Any]] = [{"settings": cell.settings} for cell in found.cells]
-    for cell, own in zip(cells, scores, strict=False):
+    for cell, own in zip(cells if scores else [], scores, strict=True):
         cell["scores"] = {name: round(value, 4) for name, value in own.items()}
     contents[arguments.out / SWEEP_RECORD] = json.dumps(record | {"cells": cells}, indent=2) + "\n"
     if scores:

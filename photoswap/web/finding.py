@@ -86,7 +86,7 @@ def swap_grid(session: Session, job: Job, form: SwapForm, across: Axis, down: Ax
         progress = progress or Progress(job, "Swapping for the grid", rounds * (method.steps - method.first))
         counted = _Counted(progress, first // IN_ONE_RUN * (method.steps - method.first))
         results = swap_all(some[0].model, [one.request for one in some], on_moment=counted)
-        for one, changed in zip(results, every[first:], strict=False):
+        for one, changed in zip(results, every[first : first + IN_ONE_RUN], strict=True):
             cells.append(GridCell(_small(one.result), tuple(changed.items())))
     sheet = grid([cell.picture for cell in cells], [cell.label for cell in cells], columns=len(across.values))
     lines = [command_line(session.command(one.words(out.with_name("cell")))[0]) for one in forms]

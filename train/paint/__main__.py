@@ -9,6 +9,7 @@ Several processes share the work: torchrun --nproc-per-node 8 -m train.paint ...
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -59,6 +60,8 @@ def main() -> None:
 def run(args: argparse.Namespace) -> None:
     names = ("steps", "batch", "learning_rate", "warm", "size", "train_tower")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    if args.device == "cuda":  # each process its own GPU, where torchrun started several
+        args.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     usual = ON_THE_WORLD if args.pictures is None else {}
     more = {"bfloat16": args.bf16, "gradient_checkpointing": args.gradient_checkpointing, "seed": args.seed}
     training = PaintTraining(**{**usual, **more, **given})

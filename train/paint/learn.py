@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from models.paint_by_example import PaintByExample
-from train.miniature.loop import Workers, noise
+from train.miniature.loop import noise
 from train.paint.config import PaintTraining
 from train.paint.examples import BoxedPictures, PaintExample, row_of
 from train.paint.step import painting_loss, prepared, what_learns
+from train.parallel import Team
 from weights import fingerprint
 from weights.atomic import atomic
 from weights.load import save
@@ -51,12 +52,12 @@ class Painted:
 class PaintLearner:
     """What changes while a painter learns. model: float32, trained in place."""
 
-    def __init__(self, model: PaintByExample, training: PaintTraining, workers: Workers) -> None:
+    def __init__(self, model: PaintByExample, training: PaintTraining, team: Team) -> None:
         if model.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"the model is in {model.dtype}, where steps round to nothing; load it in float32")
-        if training.batch % workers.count:
-            raise ValueError(f"batch {training.batch} does not split over {workers.count} processes; want a multiple")
-        self.model, self.training, self.workers, self.done = model, training, workers, 0
+        if training.batch % team.count:
+            raise ValueError(f"batch {training.batch} does not split over {team.count} processes; want a multiple")
+        self.model, self.training, self.team, self.done = model, training, team, 0
         for network in model.networks.values():
             network.requires_grad_(False)
         self.learning = what_learns(model, training.train_tower)
@@ -71,7 +72,7 @@ class PaintLearner:
     @property
     def rows(self) -> range:
         """Which rows of a step are this process's."""
-        return range(self.workers.rank, self.training.batch, self.workers.count)
+        return range(self.team.rank, self.training.batch, self.team.count)
 
     def step(self, examples: Sequence[PaintExample]) -> float:
         """One step on this process's rows of it. Returns the loss over all of them. Raises ValueError for a NaN."""
@@ -98,7 +99,7 @@ class PaintLearner:
 
     def _summed(self, loss: Tensor) -> float:
         """The loss over all processes; their gradients are added up on the way."""
-        if self.workers.count > 1:
+        if self.team.count > 1:
             grads = [p.grad for p in self.learning.values() if p.grad is not None]
             for grad in grads:
                 dist.all_reduce(grad)
@@ -156,7 +157,7 @@ def train_painter(
     size = training.size or model.config.native_size
     if size % model.config.granularity:
         raise ValueError(f"size is {size}; {model.config.name} wants a multiple of {model.config.granularity}")
-    learner = PaintLearner(model, training, Workers())
+    learner = PaintLearner(model, training, Team.join(model.device))
     path = out / PAINT_CHECKPOINT
     if path.exists() != resume:
         told = (
@@ -167,7 +168,9 @@ def train_painter(
         learner.restore(torch.load(path, map_location=model.device, weights_only=True), str(out))
     rows = PaintRows(source, training.seed, size, model.config.image.size, learner.rows)
     losses: list[float] = []
-    bar = tqdm(total=training.steps, initial=learner.done, desc="training", disable=not progress or _later(learner))
+    bar = tqdm(
+        total=training.steps, initial=learner.done, desc="training", disable=not progress or not learner.team.leads
+    )
     try:
         with bar, warnings.catch_warnings():
             for examples in _ahead(rows, range(learner.done, training.steps), makers):
@@ -182,7 +185,7 @@ def train_painter(
         _keep(learner, path)
         raise
     _keep(learner, path)
-    if not _later(learner):
+    if learner.team.leads:
         model.unet.gradient_checkpointing = False
         save(model, out / PAINTER_FILE)
     return Painted(learner.done, losses)
@@ -199,11 +202,6 @@ def _ahead(rows: PaintRows, steps: range, makers: int) -> Iterator[list[PaintExa
 
 
 def _keep(learner: PaintLearner, path: Path) -> None:
-    if not _later(learner):
+    if learner.team.leads:
         with atomic(path) as place:
             torch.save(learner.state(), place)
-
-
-def _later(learner: PaintLearner) -> bool:
-    """Whether this is not the first process, which alone writes and shows."""
-    return learner.workers.rank > 0
