@@ -4,6 +4,7 @@ Rows are drawn and noised; their prompts become context; one call of the U-Net f
 the loss; AdamW. Which parameters move is the method's to say (train/methods).
 """
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from models.hooks import merge
 from models.stable_diffusion import StableDiffusion
 from models.tokenizer import subject_tokens
+from train.ahead import Ahead
 from train.break_a_scene import attention_error, map_readers, outline_sites
 from train.config import LearnConfig
 from train.data import Rows, Stream, check_stream
@@ -45,6 +47,8 @@ class Learner:
     ) -> None:
         self.model, self.config, self.placed = model, config, placed
         self.instances, self.classes, self.team = instances, classes, team
+        streams = {"instances": instances} | ({"classes": classes} if classes is not None else {})
+        self.ahead = Ahead(streams, self._drawn, model.device)
         self.batch = config.batch // team.count
         self.done = 0
         self.between_steps = True  # within a step, state would be half old and half new
@@ -75,14 +79,16 @@ class Learner:
         """
         self.between_steps = False
         self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
+        losses: list[Tensor] = []
         for i in range(self.config.accumulate):
             last = i == self.config.accumulate - 1
             with nullcontext() if last else self.team.apart(self.averaged_loss):
                 loss = self.averaged_loss(self.next_rows()) / self.config.accumulate
                 loss.backward()
-            total += loss.item()
-        total = self.team.mean(total, self.model.device)
+            losses.append(loss.detach())
+            if not (last and self.done + 1 >= self.config.steps):
+                self.ahead.prepare()  # the device is still computing: nobody has asked for the loss
+        total = self.team.mean(math.fsum(loss.item() for loss in losses), self.model.device)
         if not total < float("inf"):
             raise ValueError(f"the loss is {total} at step {self.done + 1}; lower the learning rate and start again")
         self.token_first.hold(self.done)
@@ -96,6 +102,9 @@ class Learner:
 
     def next_rows(self) -> Rows:
         """The next rows here: of the subject, then as many of the class, whose prompts come after the subject's."""
+        return self.ahead.take()
+
+    def _drawn(self) -> Rows:
         rows = self.team.share(self.instances.next_rows(self.config.batch))
         if self.classes is None:
             return rows
@@ -145,7 +154,7 @@ class Learner:
         return {
             **self.parameters,
             **{f"adamw.{names[i]}.{key}": value for i, kept in moments.items() for key, value in kept.items()},
-            **{f"{kind}.{key}": value for kind, stream in self._streams() for key, value in stream.state().items()},
+            **self.ahead.state(),
         }
 
     def restore(self, state: Mapping[str, Tensor], done: int) -> None:
@@ -155,13 +164,8 @@ class Learner:
         places = {name: i for i, name in enumerate(self.parameters)}
         moments = {places[name]: {key: state[f"adamw.{name}.{key}"] for key in MOMENTS} for name in begun}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        for kind, stream in self._streams():
-            stream.restore({key: state[f"{kind}.{key}"] for key in ("generator", "queue")})
+        self.ahead.restore(state)
         self.done = done
-
-    def _streams(self) -> list[tuple[str, Stream]]:
-        streams = [("instances", self.instances), ("classes", self.classes)]
-        return [(kind, stream) for kind, stream in streams if stream is not None]
 
 
 def check_state(
