@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from photoswap.methods import METHODS, Photoswap, official
     from photoswap.painters import PaintSettings, paint
     from photoswap.pipeline import SwapRequest, SwapResult, generate, generate_latents, swap, swap_all
+    from photoswap.plan_search import plan_swap
     from train.concepts import apply_concept as apply
     from train.config import dreambooth_config
     from train.learn import learn
@@ -33,6 +34,7 @@ __all__ = [
     "load",
     "official",
     "paint",
+    "plan_swap",
     "swap",
     "swap_all",
 ]
@@ -52,6 +54,7 @@ _PLACES = {
     "load": "weights.load",
     "official": "photoswap.methods",
     "paint": "photoswap.painters",
+    "plan_swap": "photoswap.plan_search",
     "swap": "photoswap.pipeline",
     "swap_all": "photoswap.pipeline",
 }
