@@ -29,7 +29,7 @@ from models.stable_diffusion import StableDiffusion
 from .masks import TIMESTEPS
 from .sizes import take, touched_cells
 
-NOISES = 2  # drawn at each timestep
+CRITIC_NOISES = 2  # drawn at each timestep
 AWAY = 1  # how many cells of latents around the subject belong neither to it nor to the background
 MOST_BACKGROUND = 60.0  # dB, less error than rounding to eight bits makes
 
@@ -70,7 +70,7 @@ class Critic:
     @property
     def rows(self) -> int:
         """Rows of the network that judging one swap takes."""
-        return len(TIMESTEPS) * NOISES * len(self.prompts)
+        return len(TIMESTEPS) * CRITIC_NOISES * len(self.prompts)
 
     def scores(self, latents: Tensor, picture: Image.Image) -> dict[str, float]:
         """The scores of one swap: of its latents, (1 4 h w), and its picture at the size worked on."""
@@ -81,15 +81,15 @@ class Critic:
     def identity(self, latents: Tensor) -> float:
         """How much less the target's prompt errs than its rival's where the subject is, over all noises."""
         generator, schedule = torch.Generator().manual_seed(0), self.model.schedule
-        context = self.model.encode_text(list(self.prompts)).repeat_interleave(NOISES, dim=0)
+        context = self.model.encode_text(list(self.prompts)).repeat_interleave(CRITIC_NOISES, dim=0)
         found = []
         for t in TIMESTEPS:
-            noise = torch.randn(NOISES, *latents.shape[1:], generator=generator).to(latents).repeat(2, 1, 1, 1)
+            noise = torch.randn(CRITIC_NOISES, *latents.shape[1:], generator=generator).to(latents).repeat(2, 1, 1, 1)
             noised = schedule.add_noise(latents.expand_as(noise), noise, t)
             output = self.model.unet(noised.to(self.model.dtype), t, context)
             wrong = schedule.to_eps(output.to(noised.dtype), noised, t) - noise
             errors = wrong.square().mean(dim=1)[:, self.places].mean(dim=1)  # (prompts noises)
-            found.append(errors[NOISES:].mean() - errors[:NOISES].mean())
+            found.append(errors[CRITIC_NOISES:].mean() - errors[:CRITIC_NOISES].mean())
         return float(torch.stack(found).mean())
 
 
@@ -105,13 +105,13 @@ def background_kept(picture: Image.Image, source: Image.Image, ground: NDArray[n
     return MOST_BACKGROUND if error == 0 else min(10 * float(np.log10(2**2 / error)), MOST_BACKGROUND)
 
 
-def stretched(values: Sequence[float]) -> list[float]:
+def stretched_scores(values: Sequence[float]) -> list[float]:
     """The values brought to 0..1, the least to 0 and the largest to 1; all 0 where they are equal."""
     low, high = min(values), max(values)
     return [(value - low) / (high - low) if high > low else 0.0 for value in values]
 
 
-def totals(scores: Sequence[Mapping[str, float]]) -> list[float]:
+def summed_scores(scores: Sequence[Mapping[str, float]]) -> list[float]:
     """For each of those compared the sum of its scores, each of these stretched over all of them."""
-    columns = [stretched([one[name] for one in scores]) for name in scores[0]]
+    columns = [stretched_scores([one[name] for one in scores]) for name in scores[0]]
     return [sum(row) for row in zip(*columns, strict=True)]

@@ -25,13 +25,13 @@ from .masks import TIMESTEPS, find_subject
 from .method import Method
 from .methods import Photoswap, name_of
 from .pipeline import SwapRequest, SwapResult, decoded, rows_alone, swap_all
-from .plan_scores import Critic, totals
+from .plan_scores import Critic, summed_scores
 from .tokens import replace_word
 
-AT_ONCE = 9  # swaps in one tree, which bounds its memory: two rows each at the end
+TRIED_AT_ONCE = 9  # swaps in one tree, which bounds its memory: two rows each at the end
 DRAFTS, DRAFT_VERSION = "drafts of plans", 1  # another version makes none of theirs true
 # What is tried beside what the method has; those that count steps, of 50, in proportion where there are more or fewer.
-VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = MappingProxyType(
+TRIED_VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = MappingProxyType(
     {
         "photoswap": {"phi": (0, 10, 20), "M": (0, 25, 40), "A": (0, 20, 40)},
         "swap-anything": {"phi": (0, 10, 20), "M": (0, 25, 40), "A": (0, 20, 40)},
@@ -46,7 +46,7 @@ VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = MappingProxyType(
         },
     }
 )
-COUNTS = ("phi", "M", "A", "step", "start_step")  # of the settings above, those that count steps
+COUNTED_SETTINGS = ("phi", "M", "A", "step", "start_step")  # of the settings above, those that count steps
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,11 @@ def plan_swap(
     *,
     class_word: str | None = None,
     fixed: Collection[str] = (),
-    at_once: int = AT_ONCE,
+    at_once: int = TRIED_AT_ONCE,
     progress: bool = False,
     draft: Path | None = None,
 ) -> SwapPlan:
-    """Try the settings of VALUES for the request's method in all combinations, and choose the best.
+    """Try the settings of TRIED_VALUES for the request's method in all combinations, and choose the best.
 
     class_word: what the target is in plain words, "cat" for "sks cat", which makes the rival that the target's prompt
     is held against; without it, that is the source's prompt. fixed: settings that stay as the request has them.
@@ -134,8 +134,8 @@ def plan_swap(
                 notes.write()
             bar.update(min(at_once, len(methods) - first))
     scores = [notes.scores[_key(method)] for method in methods]
-    sums = [round(one, 9) for one in totals(scores)]  # so that rounding parts no equals
-    names = VALUES[name_of(base)]
+    sums = [round(one, 9) for one in summed_scores(scores)]  # so that rounding parts no equals
+    names = TRIED_VALUES[name_of(base)]
     settings = [{name: getattr(method, name) for name in names} for method in methods]
     tried = tuple(Tried(*one) for one in zip(settings, scores, sums, strict=True))
     chosen = sums.index(max(sums))
@@ -148,13 +148,19 @@ def alternatives(base: Method, fixed: Collection[str] = ()) -> list[Method]:
     fixed: settings that stay as they are. Raises ValueError for a method without such values, and where all are fixed.
     """
     name = name_of(base)
-    if name not in VALUES:
-        raise ValueError(f"{name} injects nothing for so many steps that could be planned; want {', '.join(VALUES)}")
-    varied = {setting: values for setting, values in VALUES[name].items() if setting not in fixed}
+    if name not in TRIED_VALUES:
+        raise ValueError(
+            f"{name} injects nothing for so many steps that could be planned; want {', '.join(TRIED_VALUES)}"
+        )
+    varied = {setting: values for setting, values in TRIED_VALUES[name].items() if setting not in fixed}
     if not varied:
-        raise ValueError(f"{', '.join(VALUES[name])} are given, which leaves nothing to plan: leave one of them out")
+        raise ValueError(
+            f"{', '.join(TRIED_VALUES[name])} are given, which leaves nothing to plan: leave one of them out"
+        )
     share = base.steps / 50
-    scaled = [[round(v * share) if setting in COUNTS else v for v in values] for setting, values in varied.items()]
+    scaled = [
+        [round(v * share) if setting in COUNTED_SETTINGS else v for v in values] for setting, values in varied.items()
+    ]
     found = {_injected(base): base}
     for point in product(*scaled):
         method = replace(base, **dict(zip(varied, point, strict=True)))
@@ -237,7 +243,7 @@ def _injected(method: Method) -> tuple[Any, ...]:
 
 def _key(method: Method) -> str:
     """A candidate in a draft."""
-    return json.dumps({name: getattr(method, name) for name in VALUES[name_of(method)]})
+    return json.dumps({name: getattr(method, name) for name in TRIED_VALUES[name_of(method)]})
 
 
 def _asked(model: StableDiffusion, request: SwapRequest, prompts: tuple[str, str]) -> str:

@@ -11,7 +11,7 @@ from test_targets import double_model
 
 from models.images import to_tensor
 from photoswap.masks import TIMESTEPS
-from photoswap.plan_scores import NOISES, Critic, away_from, background_kept, stretched, totals
+from photoswap.plan_scores import CRITIC_NOISES, Critic, away_from, background_kept, stretched_scores, summed_scores
 
 
 def flat(level, size=(128, 128)):
@@ -79,7 +79,7 @@ def test_judging_takes_the_rows_that_are_said(device, monkeypatch):
     forward = model.unet.forward
     monkeypatch.setattr(model.unet, "forward", lambda z, *more: (seen.append(len(z)), forward(z, *more))[1])
     scores = critic.scores(model.encode_image(to_tensor(picture())[None]), picture())
-    assert sum(seen) == critic.rows == len(TIMESTEPS) * NOISES * 2 == 12
+    assert sum(seen) == critic.rows == len(TIMESTEPS) * CRITIC_NOISES * 2 == 12
     assert scores.keys() == {"background", "identity"} and scores["background"] == 60
 
 
@@ -101,6 +101,6 @@ def test_a_mask_of_another_size_is_brought_to_the_one_worked_on(device):
 
 
 def test_scores_are_stretched_and_added():
-    assert stretched([3, 1, 2]) == [1, 0, 0.5] and stretched([2, 2]) == [0, 0]
+    assert stretched_scores([3, 1, 2]) == [1, 0, 0.5] and stretched_scores([2, 2]) == [0, 0]
     told = [{"a": 10, "b": 5}, {"a": 30, "b": 1}, {"a": 20, "b": 4}]
-    assert totals(told) == [0 + 1, 1 + 0, 0.5 + 0.75]
+    assert summed_scores(told) == [0 + 1, 1 + 0, 0.5 + 0.75]

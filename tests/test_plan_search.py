@@ -15,7 +15,7 @@ from photoswap.masks import Found
 from photoswap.methods import METHODS, Photoswap, official
 from photoswap.pipeline import Reference, SwapRequest, rows_alone, swap
 from photoswap.plan_scores import Critic
-from photoswap.plan_search import VALUES, alternatives, plan_swap, rival_prompts
+from photoswap.plan_search import TRIED_VALUES, alternatives, plan_swap, rival_prompts
 
 STEPS = 5
 WORDS = {"source_word": "cat", "target_word": "sks cat"}
@@ -64,19 +64,19 @@ def test_what_is_tried_is_all_combinations_that_inject_something_else():
     assert released[0] == official(50) and all(method.blend == official(50).blend for method in released)
 
 
-@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize("name", TRIED_VALUES)
 @pytest.mark.parametrize("steps", [1, 7, 50])
 def test_every_method_s_values_are_settings_it_may_have(name, steps):
     base = METHODS[name].scaled(steps)
     tried = alternatives(base)
-    assert tried[0] == base and set(VALUES[name]) <= set(base.injected)
+    assert tried[0] == base and set(TRIED_VALUES[name]) <= set(base.injected)
     assert steps == 1 or len(tried) > 2
     for method in tried:
         assert method.beside_injections == base.beside_injections  # so that they are a tree
 
 
 def test_every_method_that_injects_for_so_long_can_be_planned():
-    assert VALUES.keys() == {name for name, kind in METHODS.items() if kind.injected}
+    assert TRIED_VALUES.keys() == {name for name, kind in METHODS.items() if kind.injected}
     with pytest.raises(ValueError, match="sdedit injects nothing for so many steps that could be planned; want photos"):
         alternatives(METHODS["sdedit"]())
     with pytest.raises(ValueError, match="phi, M, A are given, which leaves nothing to plan"):
