@@ -305,6 +305,7 @@ CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
 for line, flags, refused_flags in CASES.values():
     if line[0] == "learn":
         flags["--each"], refused_flags["--each"] = ["refs"], "leave the others out"
+        flags["--shard"], refused_flags["--shard"] = [], "start several with torchrun"
 WITHOUT: dict[tuple[str, bool], tuple] = {}  # what a case does without more flags, known once it has run
 OUTPUTS = ("a.png", "a.safetensors")
 OUTPUTS += tuple(f"out/{name}" for name in ("result.png", "concept.safetensors", "attention.json", "sweep.json"))

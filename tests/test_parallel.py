@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,13 +23,16 @@ SIZES = {"size": 64, "class_pictures": 2, "class_steps": 1, "accumulate": 2, "pr
 
 
 def learnt(
-    out: Path, processes: int, steps: int, batch: int, resume: bool = False, method: str = "dreambooth"
+    out: Path, processes: int, steps: int, batch: int, resume: bool = False, method: str = "dreambooth", **more: Any
 ) -> list[float]:
-    """Learn in so many processes, and return the losses of the steps."""
+    """Learn in so many processes, and return the losses of the steps.
+
+    more: numbers of the configuration; a function for the model, masks of the pictures, and whether the team shards.
+    """
     context, port = torch.multiprocessing.get_context("fork"), free_port()
     answers = context.SimpleQueue()
     started = [
-        context.Process(target=learn_in, args=(rank, processes, port, answers, out, steps, batch, resume, method))
+        context.Process(target=learn_in, args=(rank, processes, port, answers, out, steps, batch, resume, method, more))
         for rank in range(processes)
     ]
     for process in started:
@@ -42,11 +46,13 @@ def learnt(
     return losses
 
 
-def learn_in(rank, count, port, answers, out, steps, batch, resume, method):
+def learn_in(rank, count, port, answers, out, steps, batch, resume, method, more):
     """What a process of torchrun's does."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    model, team, losses = tiny_model(), Team.join(torch.device("cpu")), []
-    config = learn_config(method, "sd21", "cat", steps=steps, batch=batch, learning_rate=1e-3, **SIZES)
+    model, shards, masks = more.pop("model", tiny_model)(), more.pop("shards", False), more.pop("masks", None)
+    team, losses = Team.join(torch.device("cpu"), shards), []
+    numbers = {"learning_rate": 1e-3, **SIZES, **more}
+    config = learn_config(method, "sd21", "cat", steps=steps, batch=batch, **numbers)
     learn(
         model,
         [paint((64, 64), i) for i in range(3)],
@@ -55,6 +61,7 @@ def learn_in(rank, count, port, answers, out, steps, batch, resume, method):
         progress=False,
         resume=resume,
         keep_checkpoint=True,
+        masks=masks,
         on_step=lambda _, loss: losses.append(loss),
         team=team,
     )

@@ -20,17 +20,18 @@ def tiny_config() -> ModelConfig:
 
 def tiny_model(seed: int = 0) -> StableDiffusion:
     """Every parameter drawn from the seed."""
-    return _drawn(tiny_config(), torch.device("cpu"), seed)
+    return drawn_model(tiny_config(), torch.device("cpu"), seed)
 
 
 def tiny_painter(device: torch.device | str = "cpu", seed: int = 0) -> StableDiffusion:
     """The same with nine channels, told by a prompt what to paint."""
     config = tiny_config()
     painting = replace(config, name="tiny-inpainting", unet=replace(config.unet, in_channels=9))
-    return _drawn(painting, torch.device(device), seed)
+    return drawn_model(painting, torch.device(device), seed)
 
 
-def _drawn(config: ModelConfig, device: torch.device, seed: int) -> StableDiffusion:
+def drawn_model(config: ModelConfig, device: torch.device, seed: int) -> StableDiffusion:
+    """A model of this configuration, every parameter drawn from the seed."""
     model = meta_model(config)
     for network in networks_of(model).values():
         drawn(network.to_empty(device=device), device, seed).eval()

@@ -95,6 +95,7 @@ def learn(
     _check(model, size)
     method = method_of(config)
     shapes = method.shapes(model, config)
+    cut = team.cut(model, shapes)
     place = None if out is None else Path(out)
     watch = Watch(place, progress, on_step, on_sample) if team.leads else Watch(None, False, None, None)
     _check_folders(place, method.file, class_folder, overwrite or resume)
@@ -109,9 +110,9 @@ def learn(
     saved = _saved(model, config, place, about, shapes, counts) if resume else None
     home = class_folder or (place and place / CLASS_FOLDER)
     classes = _classes(model, config, size, home, watch.progress) if config.prior_weight else None
-    with ready_to_learn(model, config) as placed:
-        instances = Stream(examples, model.schedule.train_steps, config.seed)
-        learner = Learner(model, config, placed, instances, classes, team)
+    instances = Stream(examples, model.schedule.train_steps, config.seed)
+    with team.spread(model, cut) as learning, ready_to_learn(learning, config) as placed:
+        learner = Learner(learning, config, placed, instances, classes, team)
         if saved is not None:
             learner.restore(*saved)
         _run(learner, size, about, watch)
@@ -281,8 +282,9 @@ def _show(learner: Learner, size: int, watch: Watch) -> None:
 
 
 def _keep(learner: Learner, about: RunRecord, watch: Watch) -> None:
+    state = learner.state() if watch.folder or learner.team.shards else {}  # pieces come together from all processes
     if watch.folder:
-        write_run(watch.folder / CHECKPOINT_FILE, learner.state(), replace(about, done=learner.done))
+        write_run(watch.folder / CHECKPOINT_FILE, state, replace(about, done=learner.done))
 
 
 def _concept(learner: Learner, about: RunRecord) -> Concept:

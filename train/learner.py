@@ -22,6 +22,7 @@ from train.loss import dreambooth_loss, min_snr_weights, squared_error
 from train.methods import Placed
 from train.parallel import ALONE, Team
 from train.run_file import fill
+from train.sharding import placed_as, put_together
 from train.token_first import TokenFirst, moved
 from weights.records import listed, quoted
 
@@ -149,23 +150,28 @@ class Learner:
         return torch.cat([states[place : place + 1].expand(length, -1, -1) for place, length in pairs])
 
     def state(self) -> dict[str, Tensor]:
-        """All it takes to go on later: what learns, the optimizer's moments, the streams' generators and queues."""
+        """All it takes to go on later: what learns, the optimizer's moments, the streams' generators and queues.
+
+        Of processes that hold pieces all ask for it together, and the first alone gets the numbers.
+        """
         moments, names = self.optimizer.state_dict()["state"], list(self.parameters)
-        return {
-            **self.parameters,
-            **{f"adamw.{names[i]}.{key}": value for i, kept in moments.items() for key, value in kept.items()},
-            **self.ahead.state(),
-        }
+        kept = {f"adamw.{names[i]}.{key}": value for i, own in moments.items() for key, value in own.items()}
+        found = {name: put_together(t, self.team.leads) for name, t in {**self.parameters, **kept}.items()}
+        return {**found, **self.ahead.state()}
 
     def restore(self, state: Mapping[str, Tensor], done: int) -> None:
         """Go on from what `state` gave after `done` steps, once `check_state` has found nothing amiss."""
-        fill(self.parameters, {name: state[name] for name in self.parameters})
+        fill(self.parameters, {name: placed_as(state[name], place) for name, place in self.parameters.items()})
         begun, _ = moved(list(self.parameters), done, self.token_first.steps)  # the others have no moments yet
         places = {name: i for i, name in enumerate(self.parameters)}
-        moments = {places[name]: {key: state[f"adamw.{name}.{key}"] for key in MOMENTS} for name in begun}
+        moments = {places[name]: self._moments_of(name, state) for name in begun}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.ahead.restore(state)
         self.done = done
+
+    def _moments_of(self, name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        kept = {key: state[f"adamw.{name}.{key}"] for key in MOMENTS}
+        return {key: value if key == "step" else placed_as(value, self.parameters[name]) for key, value in kept.items()}
 
 
 def check_state(

@@ -2,11 +2,11 @@
 
 `torchrun --nproc-per-node N -m ...` starts them; torch.distributed joins them, over gloo on CPUs and nccl on GPUs. A
 step of N processes with b rows each is a step of one process with N b rows, but for rounding: all draw the same rows
-from the same stream, and each computes its own.
+from the same stream, and each computes its own. Each holds all that learns, or its part of it (train/sharding.py).
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -19,6 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from train.config import LearnConfig
 from train.data import Rows
+from train.sharding import in_pieces, worth_cutting
+from weights.load import Model
+from weights.names import NetworkName
 
 Settings = TypeVar("Settings", bound=LearnConfig)
 PATIENCE = timedelta(days=2)  # others wait while one draws samples, or is at its last concept
@@ -26,20 +29,32 @@ PATIENCE = timedelta(days=2)  # others wait while one draws samples, or is at it
 
 @dataclass(frozen=True)
 class Team:
-    """This process among `count` that learn together, 0..count - 1. Of one, nothing is sent anywhere."""
+    """This process among `count` that learn together, 0..count - 1. Of one, nothing is sent anywhere.
+
+    shards: whether each holds only its part of networks that learn as a whole.
+    """
 
     rank: int = 0
     count: int = 1
+    shards: bool = False
 
     @classmethod
-    def join(cls, device: torch.device) -> Self:
-        """The processes that torchrun started, once all are there; alone where it started none, or one."""
+    def join(cls, device: torch.device, shards: bool = False) -> Self:
+        """The processes that torchrun started, once all are there; alone where it started none, or one.
+
+        Raises ValueError for one that shards.
+        """
         count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        if shards and count == 1:
+            raise ValueError(
+                "one process has nobody to share the weights with; start several with torchrun --nproc-per-node, or "
+                "leave shard out"
+            )
         if count > 1 and not dist.is_initialized():
             if device.type == "cuda":
                 torch.cuda.set_device(device)
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-        return cls(rank, count)
+        return cls(rank, count, shards)
 
     @property
     def leads(self) -> bool:
@@ -60,11 +75,29 @@ class Team:
 
     def averaging(self, parameters: Iterable[nn.Parameter], loss: Callable[[Rows], Tensor]) -> Callable[[Rows], Tensor]:
         """The loss as a function whose gradients, once they are there, are the mean of all processes'."""
-        return loss if self.count == 1 else DistributedDataParallel(_Loss(parameters, loss))
+        alone = self.count == 1 or self.shards  # networks in pieces see to it themselves
+        return loss if alone else DistributedDataParallel(_Loss(parameters, loss))
 
     def apart(self, loss: Callable[[Rows], Tensor]) -> AbstractContextManager[None]:
-        """Within it such a loss's gradients are added up here, and not yet averaged."""
+        """Within it such a loss's gradients are added up here, and not yet averaged, but for networks in pieces."""
         return loss.no_sync() if isinstance(loss, DistributedDataParallel) else nullcontext()
+
+    def cut(self, model: Model, learning: Collection[str]) -> list[NetworkName]:
+        """The networks that the team will learn in pieces: where it shards, U-Net and text encoder if all of them does.
+
+        learning: the names of all that learns. Raises ValueError where the team shards and there is none.
+        """
+        names = worth_cutting(model.networks, learning) if self.shards else []
+        if self.shards and not names:
+            raise ValueError(
+                "only networks that learn as a whole are shared out in pieces, as with the method dreambooth; by this "
+                "method few weights learn, and every process has room for them: leave shard out"
+            )
+        return names
+
+    def spread(self, model: Model, names: Sequence[NetworkName]) -> AbstractContextManager[Model]:
+        """The model to learn with, these of its networks in pieces; afterwards the model has not changed."""
+        return in_pieces(model, names) if names else nullcontext(model)
 
     def mean(self, value: float, device: torch.device) -> float:
         """The mean of all processes' values."""

@@ -12,6 +12,7 @@ from torch import nn
 from models.stable_diffusion import StableDiffusion
 from train.concepts.apply import EMBEDDING
 from train.config import DreamBoothConfig, LearnConfig
+from train.sharding import placed_as
 
 
 class TokenFirst:
@@ -30,6 +31,7 @@ class TokenFirst:
             self.first = [(config.token_learning_rate, 0.0)] * len(self.later)
             self.rows = torch.zeros(len(parameters[EMBEDDING]), 1, device=model.device)
             self.rows[[token for token, _ in model.tokenizer.words(config.token)]] = 1
+            self.rows = placed_as(self.rows, parameters[EMBEDDING])
 
     def hold(self, done: int) -> None:
         """Before the step after `done` ones: in the first phase, take every gradient away but the token's."""

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     lesson = read_lesson(arguments)
     model = load_model(arguments, "float32")  # --dtype bfloat16 is autocast: the weights stay float32
-    learn_lesson(arguments, model, lesson, Team.join(model.device))
+    learn_lesson(arguments, model, lesson, Team.join(model.device, arguments.shard))
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,8 @@ def check_each(arguments: argparse.Namespace) -> None:
         raise ValueError("--each takes its pictures from the folders in its folder; leave the others out")
     if arguments.resume:
         raise ValueError("--each goes on by itself with what was interrupted; leave --resume out")
+    if arguments.shard:
+        raise ValueError("with --each every process learns concepts of its own; leave --shard out")
     if arguments.masks:
         raise ValueError("--each looks for masks beside the pictures (cat.mask.png); leave --masks out")
     check_folder(arguments.out)

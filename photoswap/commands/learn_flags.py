@@ -113,6 +113,11 @@ def add_learning(parser: argparse.ArgumentParser) -> None:
         metavar="GAMMA",
         help="weigh timesteps with little noise down; 5 in its paper",
     )
+    group.add_argument(
+        "--shard",
+        action="store_true",
+        help="under torchrun: each process holds only its part of the networks that learn (docs/scale.md)",
+    )
     group.add_argument("--sample-every", type=every, metavar="N", help="steps between sample pictures in samples/")
     group.add_argument("--checkpoint-every", type=every, metavar="N", help="steps between checkpoints")
     group.add_argument("--concept-dtype", choices=("float32", "float16"), help="of the concept's file")

@@ -19,6 +19,7 @@ from models.stable_diffusion import StableDiffusion
 from train.concepts import Change, Concept
 from train.config import LearnConfig
 from train.data import CentreCrops, Examples, RandomCrops, Templated, Together
+from train.sharding import is_piece, put_together
 from weights.load import networks_of
 from weights.names import NetworkName
 
@@ -110,17 +111,18 @@ def weights_of(model: StableDiffusion, *parts: NetworkName) -> dict[str, nn.Para
 @contextmanager
 def borrowed(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
     """Parameters of the model that learn; afterwards their values are again what they were."""
-    kept = {name: parameter.detach().to("cpu", copy=True) for name, parameter in parameters.items()}
+    own = {name: parameter for name, parameter in parameters.items() if not is_piece(parameter)}  # others are a twin's
+    kept = {name: parameter.detach().to("cpu", copy=True) for name, parameter in own.items()}
     try:
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         yield
     finally:
         with torch.no_grad():
-            for name, parameter in parameters.items():
+            for name, parameter in own.items():
                 parameter.copy_(kept[name])
 
 
 def on_cpu(tensor: Tensor) -> Tensor:
-    """A copy that learning no longer changes."""
-    return tensor.detach().to("cpu", copy=True)
+    """A copy that learning no longer changes; of what is in pieces, the whole, which all processes ask for together."""
+    return put_together(tensor) if is_piece(tensor) else tensor.detach().to("cpu", copy=True)
