@@ -100,12 +100,22 @@ class Attention(nn.Module):
 class PreparedContext:
     """Keys and values that the cross-attention layers of one U-Net make of a context, for calls that share it.
 
-    keys_values: (b h m d) each, by site. shape: of the context they were made of, (b m c'). They belong to the weights
-    as they were: prepare again once those have changed.
+    keys_values: (b h m d) each, by site. context: what they were made of, (b m c'), for sites whose own are not kept.
+    sites: of the U-Net. They belong to the weights as they were: prepare again once those have changed.
     """
 
     keys_values: Mapping[Site, KeysValues]
-    shape: tuple[int, ...]
+    context: Tensor
+    sites: tuple[Site, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the context."""
+        return tuple(self.context.shape)
+
+    def at(self, site: Site) -> Tensor | KeysValues:
+        """What the cross-attention layer at a site is given."""
+        return self.keys_values.get(site, self.context)
 
 
 class SelfAttention(Attention):

@@ -6,6 +6,7 @@ hooks of its two attention layers up.
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -27,9 +28,14 @@ class GEGLU(nn.Module):
         self.proj_out = nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.proj_out(self.gated(x))
+
+    def gated(self, x: Tensor) -> Tensor:
+        """(b n c) to (b n 4c). A call of the U-Net holds most here, and where no gradient asks for it, no more."""
         # the gate is the second half: the official weights' order
         value, gate = self.proj_in(x).chunk(2, dim=-1)
-        return self.proj_out(value * F.gelu(gate))
+        opened = F.gelu(gate)
+        return opened * value if torch.is_grad_enabled() else opened.mul_(value)
 
 
 class TransformerBlock(nn.Module):
@@ -47,7 +53,7 @@ class TransformerBlock(nn.Module):
         self.body: Callable[..., Tensor] = TransformerBlock.attended  # or a compiled form of it (models/fast.py)
 
     def forward(self, x: Tensor, context: Context, hooks: Hooks = NO_HOOKS) -> Tensor:
-        text = context.keys_values[self.cross_site] if isinstance(context, PreparedContext) else context
+        text = context.at(self.cross_site) if isinstance(context, PreparedContext) else context
         return self.body(self, x, text, *(hooks.get(site, NO_HOOK) for site in (self.self_site, self.cross_site)))
 
     def attended(self, x: Tensor, text: Tensor | KeysValues, self_hook: Hook, cross_hook: Hook) -> Tensor:

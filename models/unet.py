@@ -5,6 +5,7 @@ blocks a level, as in Stable Diffusion, it has 16 pairs of attention layers, 6 g
 and 22 residual blocks.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from models.hooks import NO_HOOK, NO_HOOKS, Hooks, HookTable, Site
 from models.transformer import Context, SpatialTransformer, TransformerBlock
 
 NORM_EPS = 1e-5
+PEAK = 20  # see UNet.held
 OUTLINE_SCALE, OUTLINE_PLACES = 4, 16  # 16 x 16 places at 512 px; fewer a side are too coarse for an outline
 TRAINING_TIMESTEPS = 1000  # of training (arXiv:2006.11239); what lies beyond was never seen
 
@@ -184,16 +186,31 @@ class UNet(nn.Module):
             return hooks
         return HookTable(hooks, self.all_sites)
 
-    def prepare_context(self, context: Tensor) -> PreparedContext:
+    def prepare_context(self, context: Tensor, most: float = math.inf) -> PreparedContext:
         """The context's keys and values at every cross site, computed once for calls that share it, such as steps.
 
-        context: (b m context_channels); calls then take b rows. A call with the result equals one with the context,
-        bit for bit, as long as no weight changes in between.
+        context: (b m context_channels); calls then take b rows. most: how many elements may be kept; where that is too
+        few for all sites, those of the narrowest layers are, and the others make theirs in each call. A call with the
+        result equals one with the context, bit for bit, as long as no weight changes in between.
         """
         self._check_context(context, context.shape[0])
         blocks = [block for block in self.modules() if isinstance(block, TransformerBlock)]
-        keys_values = {block.cross_site: block.attn2.keys_values(context) for block in blocks}
-        return PreparedContext(keys_values, tuple(context.shape))
+        keys_values = {}
+        for block in sorted(blocks, key=lambda block: block.attn2.to_k.out_features):
+            most -= 2 * context.shape[0] * context.shape[1] * block.attn2.to_k.out_features
+            if most >= 0:
+                keys_values[block.cross_site] = block.attn2.keys_values(context)
+        return PreparedContext(keys_values, context, self.sites)
+
+    def held(self, size: tuple[int, int]) -> int:
+        """How many elements a call without gradients or hooks holds at its highest, for each row of latents (h, w).
+
+        That is on the way up, in the feed-forward layer of the finest attention level, and measured: 12 of what leaves
+        such a layer are in the layer, 5 around it, 2 were upsampled, and 1 is what the way up has yet to take.
+        """
+        finest = min(self.config.attention_levels)
+        h, w = (side // 2**finest for side in size)
+        return PEAK * self.config.widths[finest] * h * w
 
     def outline_scale(self, h: int, w: int) -> int:
         """The scale of the layers whose maps outline what a word means, for latents of h x w.
@@ -252,7 +269,7 @@ class UNet(nn.Module):
                 f"context is {shape}; this U-Net wants ({rows}, 77, {self.config.context_channels}), "
                 "a row for each row of latents: was it encoded with another text encoder?"
             )
-        if isinstance(context, PreparedContext) and not set(self.sites[1::2]) <= context.keys_values.keys():
+        if isinstance(context, PreparedContext) and context.sites != self.sites:
             raise ValueError("the context was prepared by a U-Net with other sites: call this one's prepare_context")
 
 

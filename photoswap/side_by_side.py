@@ -23,6 +23,8 @@ from .method import Follower, Latents, Method, Run, Update
 from .origins import Renamed, in_run, renamed_update, seen_by
 from .pictures import Picture
 
+KEPT_BESIDE = 0.04  # of what plain sampling holds: what is kept beside it
+
 
 @dataclass(frozen=True, eq=False)
 class Moment:
@@ -161,7 +163,8 @@ class _Call:
         self.hooks = run.unet.prepare_hooks(merge(table, read))
         unconds = [run.pictures[row.picture].uncond for row in phase.rows if row.half == "uncond"]
         changing = any(uncond is not None and len(uncond) > 1 for uncond in unconds)
-        self.prepared = None if changing else run.unet.prepare_context(self._context(phase.steps[0]))
+        room = _room(run, phase)
+        self.prepared = None if changing else run.unet.prepare_context(self._context(phase.steps[0]), room)
 
     def __call__(self, latents: Latents, step: Step) -> dict[Row, Tensor]:
         """The network's output for each row, in the type of the latents."""
@@ -172,6 +175,16 @@ class _Call:
 
     def _context(self, step: Step) -> Tensor:
         return torch.cat([self.run.pictures[row.picture].context_at(row.half, step.index) for row in self.rows])
+
+
+def _room(run: Run, phase: Phase) -> float:
+    """How many elements may be kept over a phase so that it holds hardly more than plain sampling of the pictures.
+
+    Rows that are not computed leave room for keys and values of the text; where all are, a small share is given.
+    """
+    size = next(iter(run.pictures.values())).size
+    plain = sum(len(picture.halves(phase.steps[0].index)) for picture in run.pictures.values())
+    return ((1 + KEPT_BESIDE) * plain - len(phase.rows)) * run.unet.held(size)
 
 
 def _guided(run: Run, name: str, outputs: Mapping[Row, Tensor], latents: Tensor, step: Step) -> Tensor:

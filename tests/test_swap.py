@@ -60,8 +60,8 @@ def watched_calls(model, run):
     """What the U-Net is called with: latents, and the context that was prepared for the call."""
     seen, contexts, forward, prepare = [], {}, model.unet.forward, model.unet.prepare_context
 
-    def preparing(context):
-        prepared = prepare(context)
+    def preparing(context, room):
+        prepared = prepare(context, room)
         contexts[prepared] = context
         return prepared
 

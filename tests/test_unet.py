@@ -161,6 +161,17 @@ def test_a_prepared_context_is_projected_once(device):
     assert sorted(runs) == ["k"] * 7 + ["v"] * 7  # once for each of its cross sites, not once a call
 
 
+def test_where_there_is_no_room_a_context_is_projected_in_each_call(device):
+    unet, (latents, t, context) = tiny_unet(device), unet_inputs(device)
+    wanted, every = unet(latents, t, context), unet.prepare_context(context)
+    sizes = [k.numel() + v.numel() for k, v in every.keys_values.values()]
+    for room, count in ((sum(sizes), 7), (sum(sizes) - 1, 6), (min(sizes), 1), (min(sizes) - 1, 0), (-1, 0)):
+        prepared = unet.prepare_context(context, room)
+        assert len(prepared.keys_values) == count and prepared.shape == tuple(context.shape)
+        assert sum(k.numel() + v.numel() for k, v in prepared.keys_values.values()) <= max(room, 0)
+        assert torch.equal(unet(latents, t, prepared), wanted)
+
+
 def test_a_context_prepared_elsewhere_is_refused(device):
     unet, (latents, t, context) = tiny_unet(device), unet_inputs(device)
     other = tiny_unet(device, replace(UNET, attention_levels=(1,)))

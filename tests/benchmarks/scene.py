@@ -87,7 +87,7 @@ def without_savings(scene: Scene) -> dict[str, Callable[[], Tensor]]:
     every_row, every_map = AllRows(scene.pictures), AllMaps()
 
     def contexts_each_call() -> Tensor:
-        with mock.patch.object(UNet, "prepare_context", lambda self, context: context):
+        with mock.patch.object(UNet, "prepare_context", lambda self, context, most: context):
             return scene.swap()
 
     def tables_each_step() -> Tensor:
@@ -96,7 +96,7 @@ def without_savings(scene: Scene) -> dict[str, Callable[[], Tensor]]:
 
     def none() -> Tensor:
         with ExitStack() as stack:
-            stack.enter_context(mock.patch.object(UNet, "prepare_context", lambda self, context: context))
+            stack.enter_context(mock.patch.object(UNet, "prepare_context", lambda self, context, most: context))
             stack.enter_context(_phase_by_step())
             return scene.swap([every_row, every_map])
 
