@@ -8,17 +8,8 @@ import torch
 from command_line import paint
 from PIL import Image
 
-from photoswap.benchmark.composition import (
-    ClipFeatures,
-    Mixture,
-    RecogniserFeatures,
-    features_of,
-    frechet_distance,
-    quality_score,
-    real_picture,
-    region_similarity,
-    seen_by_clip,
-)
+from photoswap.benchmark.composition import Mixture, frechet_distance, quality_score, region_similarity
+from photoswap.benchmark.features import ClipFeatures, RecogniserFeatures, features_of, real_picture, seen_by_clip
 from train.recogniser.network import Recogniser, prepare
 
 

@@ -23,12 +23,14 @@ from photoswap.figures.attention import SeenMaps
 from photoswap.figures.sweep import Cell, Sweep
 from photoswap.inversion import Inversion, synthesize
 from photoswap.masks import Found
+from photoswap.paint_method import Told
 from photoswap.painters import PaintResult
 from photoswap.pipeline import SwapRequest, SwapResult
 
 NOTHING = "changes nothing"
 OF_PICTURE = ["swap", "in.png", "--prompt", "a photo of a dog"]
 OF_PICTURE += ["--subject", "dog", "--target", "cat", "--out", "out"]
+OF_REFERENCE = ["paint", "in.png", "--mask", "mask.png", "--reference", "refs/a.png", "--out", "out"]
 COMMON = {
     "--model": ["elsewhere"],
     "--config": ["sd21"],
@@ -76,8 +78,10 @@ PAINT = {
     **{"--mask": ["other-mask.png"], "--box": ["1", "2", "30", "40"], "--word": ["dog"], "--word-model": ["sd15"]},
     **{"--reference": ["refs/b.png"], "--prompt": ["my cat"], "--negative": ["rain"], "--concept": ["CONCEPT:0.5"]},
     **{"--crop": [], "--redraw": [], "--sampler": ["ddim"], "--eta": ["0.5"], "--count": ["2"]},
-    **{"--steps": ["3"], "--guidance": ["2"], "--size": ["64"]},
+    **{"--steps": ["3"], "--guidance": ["2"], "--size": ["64"], "--method": ["paste-denoise"]},
+    **{"--set": ["t0=0.3"], "--reference-mask": ["refs/a.mask.png"], "--features": ["in.safetensors"]},
 }
+NO_NETWORK = ("--model", "--config", "--prediction", "--device", "--dtype", "--seed", "--steps", "--guidance", "--size")
 ALONE = "not allowed with"  # one says where, and one what
 SWEPT = ["--subject", "dog", "--target", "cat", "--set", "max_queries=16,64", "--out", "out"]
 ATTENTION = {
@@ -191,17 +195,41 @@ CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
     "mask": (["mask", "in.png", "--word", "dog", "--out", "a.png"], MASK, {}),
     "methods": (["methods"], {"--model": ["sd21"], "--steps": ["3"], "--size": ["512"]}, {}),
     "paint a reference": (
-        ["paint", "in.png", "--mask", "mask.png", "--reference", "refs/a.png", "--out", "out"],
+        OF_REFERENCE,
         PAINT,
         {
             **dict.fromkeys(("--word-model", "--negative", "--eta", "--concept"), NOTHING),
             **dict.fromkeys(("--box", "--word", "--prompt"), ALONE),
+            **dict.fromkeys(("--features", "--reference-mask"), NOTHING),
+            "--set": "has no setting t0",
+        },
+    ),
+    "paint what is pasted": (
+        [*OF_REFERENCE, "--method", "paste-harmonise"],
+        {**PAINT, "--method": ["network"], "--set": ["share=0.5"]},
+        {
+            **dict.fromkeys(("--word-model", "--negative", "--concept", "--prompt", "--count", *NO_NETWORK), NOTHING),
+            **dict.fromkeys(("--sampler", "--eta", "--features"), NOTHING),
+            **dict.fromkeys(("--box", "--word"), ALONE),
+        },
+    ),
+    "paint towards a reference": (
+        [*OF_REFERENCE, "--method", "blended-image", "--prompt", "a cat"],
+        {**PAINT, "--set": ["image_scale=10"], "--method": ["cake"]},
+        {
+            **dict.fromkeys(("--word-model", "--sampler", "--eta", "--reference-mask"), NOTHING),
+            **dict.fromkeys(("--box", "--word"), ALONE),
+            "--method": "invalid choice",
         },
     ),
     "paint a prompt": (
         ["paint", "in.png", "--word", "photo", "--prompt", "a cat", "--out", "out"],
-        {**PAINT, "--sampler": ["plms"]},
-        dict.fromkeys(("--box", "--mask", "--reference"), ALONE),
+        {**PAINT, "--sampler": ["plms"], "--method": ["blended-text"], "--set": ["t0=0.3"]},
+        {
+            **dict.fromkeys(("--box", "--mask", "--reference"), ALONE),
+            **dict.fromkeys(("--features", "--reference-mask"), NOTHING),
+            "--set": "has no setting t0",
+        },
     ),
     "swap in a picture": (
         OF_PICTURE,
@@ -364,6 +392,7 @@ def noted(model, inversion, monkeypatch):
         "photoswap.masks.find_subject": Found(picture.convert("L"), (0, 0, 64, 64), torch.zeros(64, 64)),
         "photoswap.masks.find_subjects": [Found(mask, (20, 20, 40, 40), torch.zeros(64, 64))],
         "photoswap.painters.paint": painted,
+        "photoswap.benchmark.features.find_features": SimpleNamespace(embed=len),
         "photoswap.demo.run_demo": None,
         "photoswap.figures.sweep.sweep": Sweep({"phi": (1,)}, (Cell({"phi": 1}, swapped),), 1, 2),
         "photoswap.figures.sweep.scores_of": {"background": 1.0},
@@ -412,7 +441,7 @@ def shown(value):
         return "inversion"
     if isinstance(value, list):
         return [shown(one) for one in value]
-    if isinstance(value, SwapRequest):
+    if isinstance(value, SwapRequest | Told):
         return {field.name: shown(getattr(value, field.name)) for field in fields(value)}
     return type(value).__name__ if hasattr(value, "unet") or callable(value) else repr(value)
 

@@ -4,13 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from command_line import files, paint, refused
 from golden_paint import CONFIG, FILE
 from PIL import Image
+from safetensors.torch import save_file
 from tiny_model import tiny_painter, write_tiny_model
 
 from models.paint_by_example import PaintByExample
 from photoswap.__main__ import main
+from train.recogniser import Recogniser
 from weights.load import load_as, save
 
 
@@ -96,6 +99,54 @@ def test_several_are_painted_from_one_seed_after_another(models, home):
     assert files(home / "one") == ["grid.png", "paint.json", "result-1.png", "result-2.png"]
     assert (home / "one" / "result-2.png").read_bytes() == (home / "two" / "result.png").read_bytes()
     assert json.loads((home / "one" / "paint.json").read_text())["seeds"] == [5, 6]
+
+
+def by_method(models, method, *more):
+    return [
+        *["paint", "room.png", "--mask", "mask.png", "--reference", "dog.png", "--quiet"],
+        *["--method", method, *map(str, more)],
+    ]
+
+
+def test_a_reference_is_pasted_without_any_model(models, home):
+    assert main(by_method(models, "paste-harmonise", "--out", "one", "--set", "by=reinhard")) == 0
+    record = json.loads((home / "one" / "paint.json").read_text())
+    assert record["settings"]["by"] == "reinhard" and record["arguments"]["model"] is None
+    result, source = (np.array(Image.open(name)) for name in ("one/result.png", "room.png"))
+    outside = np.array(Image.open("mask.png")) == 0
+    assert (result == source)[outside].all() and (result != source)[~outside].any(axis=-1).mean() > 0.5
+
+
+@pytest.mark.parametrize("method", ["blended-image", "paste-denoise"])
+def test_a_model_that_draws_paints_by_a_method(method, models, home):
+    features = models / "eyes.safetensors"
+    torch.manual_seed(0)
+    save_file(Recogniser().state_dict(), features)
+    more = ["--features", features, "--set", "augmentations=2"] if method == "blended-image" else ["--set", "t0=0.9"]
+    model = ["--model", models / "reader.safetensors", "--steps", 2, "--device", "cpu"]
+    for out in ("one", "two"):
+        assert main(by_method(models, method, *model, *more, "--out", out)) == 0
+    one, two = ((home / out / "result.png").read_bytes() for out in ("one", "two"))
+    assert one == two
+    settings = json.loads((home / "one" / "paint.json").read_text())["settings"]
+    assert "embed" not in settings and settings["guidance_scale"] == 7.5
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "sentence"),
+    [
+        ("blended-text", ["--prompt", "a cat"], "--reference changes nothing with --method blended-text"),
+        ("blended-image", ["--features", "nowhere.pt"], "no such file of CLIP's weights: nowhere.pt"),
+        ("blended-image", ["--features", "room.png"], "room.png does not fit ViT-B-32-quickgelu"),
+        ("paste-harmonise", ["--set", "by=magic"], "is of the wrong kind"),
+        ("paste-harmonise", ["--reference-mask", "mask.png"], "of another size"),
+        ("paste-denoise", ["--guidance", "3"], "changes nothing without --prompt"),
+        ("paste-denoise", ["--set", "steps=3"], "say --steps"),
+    ],
+)
+def test_what_a_method_does_not_heed_is_told_in_a_sentence(method, more, sentence, models, home, capsys):
+    model = [] if method == "paste-harmonise" else ["--model", models / "reader.safetensors", "--device", "cpu"]
+    assert sentence in refused(capsys, *by_method(models, method, *model, *more))
 
 
 @pytest.mark.parametrize(

@@ -1,43 +1,28 @@
 """Paint by Example's three measures (arXiv:2211.13227, section 4.1), over any features of pictures.
 
-The paper's are CLIP ViT-B/32's picture embeddings, as they come, not normalised: `ClipFeatures`, from a file of its
-weights. Without it, the drawn world's recogniser gives features of its own (`RecogniserFeatures`), whose numbers
-compare with one another and not with the paper's.
+The features are a parameter (`photoswap/benchmark/features.py`): the paper's are CLIP ViT-B/32's.
 
     FID     how far the painted pictures' features are from real ones': the Frechet distance of two Gaussians
     QS      how likely each is under a mixture of 20 Gaussians fitted to real ones, on a scale to 100
     CLIP    how alike the painted region and the reference are: the cosine of their features, times 100
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from models.images import to_tensor
-from models.paint_by_example import CLIP_DEVIATION, CLIP_MEAN
-from train.recogniser.network import Recogniser, prepare
+from photoswap.benchmark.features import CLIP_SIDE, Array, Features
 from weights.atomic import atomic
 
-Array = NDArray[np.float64]
 GAUSSIANS = 20  # of the published mixture
 LIKELIEST = 300.0  # the log-likelihood that counts as 100
-REAL_SIDE, CLIP_SIDE = 512, 224  # of real pictures before anything else, and of what CLIP sees
 FLOOR = 1e-6  # added to a component's variances
-AT_ONCE = 50
-
-
-class Features(Protocol):
-    """Pictures of one size to a row of features each, (n d)."""
-
-    def __call__(self, pictures: Sequence[Image.Image]) -> Array: ...
 
 
 def _check_features(*several: Array) -> None:
@@ -193,77 +178,5 @@ def region_similarity(
     return float(100 * ((ours * theirs).sum(axis=1) / norms).mean())
 
 
-def features_of(
-    features: Features, pictures: Iterable[Image.Image], prepare: Callable[[Image.Image], Image.Image] | None = None
-) -> Array:
-    """The features of many pictures, so many at once. prepare: each first, by default `real_picture`."""
-    found, rows = [], []
-    for picture in pictures:
-        rows.append((prepare or real_picture)(picture))
-        if len(rows) == AT_ONCE:
-            found.append(features(rows))
-            rows = []
-    if rows:
-        found.append(features(rows))
-    if not found:
-        raise ValueError("there are no pictures to measure")
-    return np.concatenate(found)
-
-
-def real_picture(picture: Image.Image, side: int = REAL_SIDE) -> Image.Image:
-    """The middle square of a picture whose shorter side is brought to `side`, as the published script prepares all."""
-    picture = picture.convert("RGB")
-    scale = side / min(picture.size)
-    w, h = (max(side, round(length * scale)) for length in picture.size)
-    left, top = (w - side) // 2, (h - side) // 2
-    return picture.resize((w, h), Image.Resampling.BILINEAR).crop((left, top, left + side, top + side))
-
-
 def _squeezed(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB").resize((CLIP_SIDE, CLIP_SIDE), Image.Resampling.BILINEAR)
-
-
-class ClipFeatures:
-    """The picture embeddings of a CLIP, ViT-B/32 as published, by the open_clip package.
-
-    weights: a file of them; nothing is downloaded. Raises ValueError where they do not fit.
-    """
-
-    def __init__(self, weights: str | Path, name: str = "ViT-B-32-quickgelu", device: str = "cpu") -> None:
-        import open_clip
-
-        if not Path(weights).is_file():
-            raise ValueError(f"no such file of CLIP's weights: {weights}")
-        try:
-            self.model = open_clip.create_model(name, pretrained=str(weights), device=device).eval()
-        except (RuntimeError, KeyError) as error:
-            raise ValueError(f"{weights} does not fit {name}: {str(error)[:200]}") from None
-        self.device = device
-
-    @torch.no_grad()
-    def __call__(self, pictures: Sequence[Image.Image]) -> Array:
-        """Resized to 224 bicubic, as CLIP's own preparation does."""
-        rows = [seen_by_clip(picture) for picture in pictures]
-        found = self.model.encode_image(torch.stack(rows).to(self.device))
-        return found.double().cpu().numpy()  # type: ignore[no-any-return]
-
-
-class RecogniserFeatures:
-    """What the drawn world's recogniser has gathered before it answers, averaged over places: 96 numbers."""
-
-    def __init__(self, recogniser: Recogniser) -> None:
-        self.recogniser = recogniser
-
-    @torch.no_grad()
-    def __call__(self, pictures: Sequence[Image.Image]) -> Array:
-        weight = self.recogniser.joints.weight
-        squares = prepare(torch.stack([to_tensor(picture.convert("RGB")) for picture in pictures]).to(weight))
-        found: Array = self.recogniser.blocks(squares).mean((2, 3)).double().cpu().numpy()
-        return found
-
-
-def seen_by_clip(picture: Image.Image) -> torch.Tensor:
-    """A square picture as (3 224 224), normalised."""
-    seen = picture.convert("RGB").resize((CLIP_SIDE, CLIP_SIDE), Image.Resampling.BICUBIC)
-    mean, deviation = (torch.tensor(numbers)[:, None, None] for numbers in (CLIP_MEAN, CLIP_DEVIATION))
-    return ((to_tensor(seen) + 1) / 2 - mean) / deviation

@@ -6,6 +6,8 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from photoswap.method import Method
 
 # settings that --set leaves to their own flags
@@ -23,19 +25,32 @@ def settings_of(arguments: argparse.Namespace, kind: "type[Method]") -> dict[str
     given = {name: value for name, value in flags.items() if value is not None}
     if arguments.blend is not None:
         given["blend"] = Blend(threshold=arguments.blend)
-    types_wanted = {name: get_type_hints(kind)[name] for name in (field.name for field in fields(kind))}
-    for name, value in arguments.settings:
-        if name in ELSEWHERE:
-            raise ValueError(f"--set {name}: that setting has a flag of its own; say --{ELSEWHERE[name]}")
-        if name in given:
+    return given | set_by_name(arguments.settings, kind, arguments.method, given, ELSEWHERE)
+
+
+def set_by_name(
+    settings: "Sequence[tuple[str, Any]]",
+    kind: type,
+    method: str,
+    given: "Mapping[str, Any]",
+    elsewhere: "Mapping[str, str]",
+) -> dict[str, Any]:
+    """What --set said of a kind of method that goes by this name. given: what other flags set. elsewhere: settings
+    that have a flag of their own. Raises ValueError as `settings_of` does."""
+    types_wanted = {name: get_type_hints(kind)[name] for name in (field.name for field in fields(kind) if field.repr)}
+    found: dict[str, Any] = {}
+    for name, value in settings:
+        if name in elsewhere:
+            raise ValueError(f"--set {name}: that setting has a flag of its own; say --{elsewhere[name]}")
+        if name in given or name in found:
             raise ValueError(f"{name} is set twice; say it once")
         if name in types_wanted and not _suits(value, types_wanted[name]):
             wanted = getattr(types_wanted[name], "__name__", types_wanted[name])
             raise ValueError(f"--set {name}={value!r} is of the wrong kind; want {wanted}")
-        given[name] = _frozen(value)
-    if unknown := [name for name in given if name not in types_wanted]:
-        raise ValueError(f"{arguments.method} has no setting {', '.join(unknown)}; it has {', '.join(types_wanted)}")
-    return given
+        found[name] = _frozen(value)
+    if unknown := [name for name in (*given, *found) if name not in types_wanted]:
+        raise ValueError(f"{method} has no setting {', '.join(unknown)}; it has {', '.join(types_wanted)}")
+    return found
 
 
 def _frozen(value: Any) -> Any:
