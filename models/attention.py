@@ -17,13 +17,19 @@ from torch import Tensor, nn
 from models.hooks import NO_HOOK, Edit, Hook, Projections, Site
 
 KeysValues = tuple[Tensor, Tensor]
+WIDE_HEAD = 64  # from here on a CPU's fused attention in bfloat16 has a backward pass as fast as in float32
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     """softmax(q k^T / sqrt d) v by the fused kernel, which never holds the map.
 
-    q: (b h n d); k, v: (b h m d). causal: query i sees keys 0..i only. Returns (b h n d).
+    q: (b h n d); k, v: (b h m d). causal: query i sees keys 0..i only. Returns (b h n d) in the dtype of q. Where a CPU
+    learns in bfloat16, narrow heads are computed in float32: the kernel's backward pass takes up to four times as long
+    in bfloat16 (tests/benchmarks, part dtypes).
     """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-1] < WIDE_HEAD and torch.is_grad_enabled():
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=causal).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 

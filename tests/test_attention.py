@@ -62,6 +62,22 @@ def test_maps_stay_float32_under_autocast(device):
     assert distance(maps[0], reference.attention_map(q, k)) < 1e-6  # bfloat16 products would miss by 1e-2
 
 
+@pytest.mark.parametrize(("width", "learns", "exact"), [(16, True, True), (64, True, False), (16, False, False)])
+def test_where_a_cpu_learns_in_bfloat16_narrow_heads_are_computed_in_float32(width, learns, exact):
+    q, k, v = (torch.randn(2, 3, n, width, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (40, 50, 51))
+    v = v[:, :, :50].requires_grad_()
+    with torch.set_grad_enabled(learns), torch.autocast("cpu", torch.bfloat16):
+        out = attend(q, k, v)
+    wanted = attend(q.float(), k.float(), v.float())
+    assert out.dtype == torch.bfloat16 and out.requires_grad == learns
+    assert torch.equal(out, wanted.bfloat16()) == exact
+    assert distance(out.double(), wanted.double()) < 1e-2  # 8 bits
+    if learns:
+        out.float().square().sum().backward()
+        (slope,) = torch.autograd.grad(wanted.square().sum(), v)
+        assert distance(v.grad.double(), slope.double()) < 2e-2
+
+
 @pytest.mark.parametrize("how", ["fused", "mapped"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_huge_logits_in_half_precision_stay_finite(how, dtype, device):

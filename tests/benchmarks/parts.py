@@ -19,6 +19,8 @@ from oracle import Controller, Pairing, released_swap
 
 from benchmarks.measure import Clock, Figure, peak_bytes
 from benchmarks.scene import Scene, without_savings
+from models import attention
+from models.attention import WIDE_HEAD
 from models.fast import make_fast
 from models.stable_diffusion import StableDiffusion
 from photoswap.demo import run_demo
@@ -161,6 +163,20 @@ def dtypes(bench: Bench) -> Figures:
             name = f"{str(dtype).removeprefix('torch.')}{', channels last, q k v in one' if fast else ''}"
             yield bench.ratio("dtypes", f"a swap of the miniature in {name}", scene.swap, base.swap)
             yield Figure("dtypes", f"error of the latents in {name}", _error(scene.swap(), base.swap()), "relative")
+    ways = ((False, 0), (True, WIDE_HEAD), (True, 0))
+    plain, half, all_half = (partial(_gradients, bench.model, *way) for way in ways)
+    yield bench.ratio("dtypes", "gradients of 8 rows in bfloat16, attention in float32", half, plain)
+    yield bench.ratio("dtypes", "the same, against attention in bfloat16 too", half, all_half)
+
+
+def _gradients(model: StableDiffusion, bfloat16: bool, wide: int) -> None:
+    """All gradients of the U-Net for 8 rows. wide: heads from this width on are not widened to float32."""
+    context = model.encode_text(["a photo of a cat"] * 8)
+    attention.WIDE_HEAD, before = wide, attention.WIDE_HEAD
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        model.unet(torch.ones(8, 4, 16, 16), 500, context).square().mean().backward()
+    attention.WIDE_HEAD = before
+    model.unet.zero_grad(set_to_none=True)
 
 
 def _error(found: torch.Tensor, wanted: torch.Tensor) -> float:
