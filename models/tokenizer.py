@@ -109,5 +109,4 @@ def subject_tokens(tokenizer: Tokenizer, prompt: str, word: str) -> list[int]:
 
 def unpadded(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """The prompt's ids with the start and end tokens but no padding."""
-    row = tokenizer(prompt)[0].tolist()
-    return row[: len(tokenizer.words(prompt)) + 2]
+    return tokenizer._row(prompt)[: len(tokenizer.words(prompt)) + 2]

@@ -113,7 +113,7 @@ def test_every_template_is_shown_and_makes_its_rows_context():
     assert set(rows.text.tolist()) == set(range(27))
     texts = [WORD.instance_texts[i] for i in rows.text[:40].tolist()]
     with torch.no_grad():
-        torch.testing.assert_close(held.context(rows.text[:40]), model.encode_text(texts))
+        torch.testing.assert_close(held.context(rows.text[:40].tolist()), model.encode_text(texts))
 
 
 def test_one_prompt_of_ones_own_is_the_only_one():

@@ -11,7 +11,7 @@ from train.templates import TEMPLATES, ZOOMS
 from weights.records import listed, quoted
 
 # Settings that say how far to go and what to show on the way; a resumed run may differ in them.
-FREE = ("steps", "checkpoint_every", "sample_every", "sample_prompt", "concept_dtype")
+FREE = ("steps", "checkpoint_every", "sample_every", "sample_prompt", "concept_dtype", "gradient_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class LearnConfig:
     the gradient, 0 for none.
     prior_weight: of the class pictures' loss; 0 learns without class pictures. class_pictures: how many the model
     draws, with class_steps sampler steps at class_guidance, class_batch at once.
-    gradient_checkpointing: activations are recomputed rather than kept. bfloat16: networks run under autocast, also
-    where they draw class pictures and samples; weights stay float32. min_snr: gamma of min-SNR, None for none.
+    gradient_checkpointing: activations are recomputed rather than kept, the same to the last bit; None, where they do
+    not fit. bfloat16: networks run under autocast, also where they draw class pictures and samples; weights stay
+    float32. min_snr: gamma of min-SNR, None for none.
     mask_loss: what lies outside the references' masks is no error. attention_loss: weight of the token's attention
     lying where the masks are (train/break_a_scene.py; 0.01 as published). Either wants masks.
     random_crop: another square of a picture each time, rather than its middle. resampling: how pictures are resized.
@@ -59,7 +60,7 @@ class LearnConfig:
     class_steps: int = 50
     class_guidance: float = 7.5
     class_batch: int = 4
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | None = None
     bfloat16: bool = False
     min_snr: float | None = None
     mask_loss: bool = False

@@ -25,7 +25,7 @@ PictureSource: TypeAlias = str | Path | Image.Image
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}
 MASK_ENDING = ".mask"  # of a file's name before its suffix: cat.mask.png is the mask of cat.jpg
 MASK_RESAMPLING: Resampling = "bilinear"  # Lanczos would ring at a mask's edges
-PIXELS_AT_ONCE = 2**20  # of pictures in one call of the encoder: one at 768 px, four at 512
+PIXELS_AT_ONCE = 2**19  # of pictures in one call of the encoder: one at 768 px, two at 512
 
 
 def read_pictures(references: PictureSource | Sequence[PictureSource]) -> list[Image.Image]:

@@ -27,6 +27,7 @@ from train.concepts import Concept
 from train.config import FREE, LearnConfig
 from train.data import CentreCrops, Examples, PictureSource, Stream, Together, mirrored, read_pictures
 from train.learner import Learner, check_state
+from train.memory import recomputes
 from train.methods import method_of
 from train.parallel import ALONE, Team
 from train.prior import SampleSettings, class_pictures, sample_pictures
@@ -99,10 +100,13 @@ def learn(
     place = None if out is None else Path(out)
     watch = Watch(place, progress, on_step, on_sample) if team.leads else Watch(None, False, None, None)
     _check_folders(place, method.file, class_folder, overwrite or resume)
-    _check_room(model, config, watch.folder, sum(math.prod(shape) for shape in shapes.values()))
+    numbers = sum(math.prod(shape) for shape in shapes.values())
+    _check_room(model, config, watch.folder, numbers)
     examples = _examples(model, config, size, references, masks)
     for folder in (watch.folder, watch.folder / SAMPLE_FOLDER) if watch.folder else ():
         clear(folder)  # of what a killed run left half written
+    mine = replace(config, batch=config.batch // team.count)
+    config = replace(config, gradient_checkpointing=recomputes(model, mine, size, len(examples), numbers))
     settings = {**config.settings(), "size": size}
     about = RunRecord(fingerprint(model), examples.digest(), settings, 0)
     drawn = config.class_pictures * len(config.class_texts)

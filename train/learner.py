@@ -5,8 +5,9 @@ the loss; AdamW. Which parameters move is the method's to say (train/methods).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -131,23 +132,30 @@ class Learner:
 
     def output(self, rows: Rows, maps: list[Tensor] | None = None) -> Tensor:
         """What the U-Net makes of the noised rows, (b c h w). maps: receives the subject rows' A where it outlines."""
-        model, hooks = self.model, self.placed.hooks
-        if maps is not None:
-            sites = outline_sites(model.unet, *rows.x0.shape[2:])
-            hooks = merge(hooks, map_readers(sites, maps, self.batch))
+        model = self.model
         x0, eps = rows.x0.to(model.device), rows.eps.to(model.device)
         noisy = model.schedule.add_noise(x0, eps, rows.t).to(model.dtype)
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            return model.unet(noisy, rows.t.to(model.device), self.context(rows.text), hooks=hooks)
+        return self.predicted(noisy, rows.t.to(model.device), rows.text.tolist(), maps)
 
-    def context(self, texts: Tensor) -> Tensor:
-        """The context (b 77 width) of rows by the indices (b,) of their prompts; each prompt is encoded once."""
-        runs, lengths = texts.unique_consecutive(return_counts=True)
-        used, places = runs.unique(return_inverse=True)
+    def predicted(
+        self, noisy: Tensor, t: int | Tensor, texts: Sequence[int], maps: list[Tensor] | None = None
+    ) -> Tensor:
+        """As `output`, of latents that are noised already; texts: of each row, the index of its prompt."""
+        model, hooks = self.model, self.placed.hooks
+        if maps is not None:
+            sites = outline_sites(model.unet, *noisy.shape[2:])
+            hooks = merge(hooks, map_readers(sites, maps, self.batch))
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            return model.unet(noisy, t, self.context(texts), hooks=hooks)
+
+    def context(self, texts: Sequence[int]) -> Tensor:
+        """The context (b 77 width) of b rows by the indices of their prompts; each prompt is encoded once."""
+        runs = [(text, len(list(run))) for text, run in groupby(texts)]
+        used = sorted({text for text, _ in runs})
         known = self.frozen_context
         states = self.model.text_encoder(self.tokens[used]) if known is None else known[used]
-        pairs = zip(places.tolist(), lengths.tolist(), strict=True)
-        return torch.cat([states[place : place + 1].expand(length, -1, -1) for place, length in pairs])
+        rows = [(used.index(text), length) for text, length in runs]
+        return torch.cat([states[place : place + 1].expand(length, -1, -1) for place, length in rows])
 
     def state(self) -> dict[str, Tensor]:
         """All it takes to go on later: what learns, the optimizer's moments, the streams' generators and queues.

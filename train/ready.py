@@ -18,7 +18,7 @@ def ready_to_learn(model: StableDiffusion, config: LearnConfig) -> Iterator[Plac
         for parameter, _ in flags:
             parameter.requires_grad_(False)
         for net, _ in checkpointing:
-            net.gradient_checkpointing = config.gradient_checkpointing
+            net.gradient_checkpointing = bool(config.gradient_checkpointing)
         with method_of(config).placed(model, config) as placed:
             yield placed
     finally:

@@ -105,7 +105,9 @@ def add_learning(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mirror", action=argparse.BooleanOptionalAction, help="learn from mirror images too")
     group.add_argument("--random-crop", action=argparse.BooleanOptionalAction, help="cut another square each time")
     group.add_argument(
-        "--gradient-checkpointing", action=argparse.BooleanOptionalAction, help="less memory, a third slower"
+        "--gradient-checkpointing",
+        action=argparse.BooleanOptionalAction,
+        help="less memory, a third slower (default: where it would not fit otherwise)",
     )
     group.add_argument(
         "--min-snr",

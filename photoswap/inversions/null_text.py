@@ -13,8 +13,6 @@ narrower it is: Adam moves each coordinate alike, so what a step does to product
 of the width.
 """
 
-import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.config import LEVELS
+from models.free_memory import free_bytes
 from models.stable_diffusion import StableDiffusion
 from models.unet import UNet
 from samplers import Step, guide, move
@@ -137,12 +136,3 @@ def _activation_bytes(model: StableDiffusion, latents: Tensor, context: Tensor) 
     with _only_inputs_learn(model.unet, keep=True), torch.enable_grad(), counted:
         model.unet(small, 0, wanted)
     return kept[0] * latents[0, 0].numel() // side**2
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that nobody uses, on a GPU or in the machine; all there could be where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type == "cpu" and {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys():
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return sys.maxsize
