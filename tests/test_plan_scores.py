@@ -11,7 +11,7 @@ from test_targets import double_model
 
 from models.images import to_tensor
 from photoswap.masks import TIMESTEPS
-from photoswap.plan_scores import CRITIC_NOISES, Critic, away_from, background_kept, stretched_scores, summed_scores
+from photoswap.plan_scores import CRITIC_NOISES, Critic, background_kept, background_of, stretched_scores, summed_scores
 
 
 def flat(level, size=(128, 128)):
@@ -36,8 +36,11 @@ def test_the_background_is_a_psnr_outside_alone():
 
 
 def test_what_is_near_the_subject_is_no_background():
-    ground = away_from(box((40, 40, 60, 60)), 8)
-    assert (~ground).sum() == 36 * 36 and not ground[32:68, 32:68].any()
+    ground = background_of(box((40, 40, 60, 60)))
+    assert (~ground).sum() == 52 * 52 and not ground[24:76, 24:76].any()  # 16 pixels, an eighth, on every side
+    near = background_of(box((12, 12, 128, 116)))  # where that leaves nothing, half as far, and then right beside it
+    assert (~near).sum() == 124 * 120 and not near[4:124, 4:].any()
+    assert background_of(box((0, 8, 128, 128)))[:8].all() and background_of(box((0, 4, 128, 128))) is None
 
 
 def slow_identity(model, latents, places, broken=None):
