@@ -15,7 +15,8 @@ proportion where there are more or fewer. --preset official does as the code
 does that the paper's authors released: other counts, M at fewer layers, and a
 blend (README.md; its inversion is --inversion null-text). --method names
 another method; `photoswap methods` lists them with their settings, which --set
-changes.
+changes. --plan auto tries a few values of each and takes those that suit this
+picture and this subject best; swap.json says which, and why (docs/plan.md).
 
 With --mask, or --mask-word, which finds the mask, nothing changes outside it;
 --crop works on an enlarged crop around the subject and puts it back; --adain
@@ -30,6 +31,7 @@ examples:
   photoswap swap inversion.safetensors --subject dog --concept my-cat/concept.safetensors --blend
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --target "red fox" --mask-word dog --crop
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --target "red fox" --target cat
+  photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --concept my-cat/concept.safetensors --plan auto
   photoswap swap two.jpg --prompt "a photo of a dog and a cat" --subject dog --concept my-dog/concept.safetensors \\
     --subject cat --concept my-cat/concept.safetensors
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --concept my-dog/concept.safetensors \\
@@ -51,6 +53,7 @@ from photoswap.commands.common import (
     seed_for,
 )
 from photoswap.commands.invert import inversion_for
+from photoswap.commands.planning import check_planned, make_plans, tell_plans
 from photoswap.commands.subjects import check_masked, check_words, find_masks, make_rounds, seen
 from photoswap.commands.swap_files import Swapped, write_results
 from photoswap.commands.swap_flags import INVERSION_SUFFIX, add_arguments, check, check_wants, make_method
@@ -82,6 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
     method = make_method(arguments, inversion, GUIDANCE)
     check_masked(arguments, method)
     check_wants(arguments, method)
+    check_planned(arguments, method)
     shown = load_image(arguments.reference) if arguments.reference else None
     shown_mask = load_mask(arguments.reference_mask) if arguments.reference_mask else None
     if arguments.M and isinstance(method, Photoswap) and method.phi >= method.M:
@@ -112,12 +116,14 @@ def run(arguments: argparse.Namespace) -> None:
             ready = ready or invert_source(model, before.crop(boxes[i]), turns[0].source, method, arguments)
         with timed(clock, "invert"):
             reference = invert_reference(arguments, model, ready, shown, shown_mask)
-        found = swap_round(arguments, model, ready, turns, method, before, masks[i], boxes[i], reference)
+        classes = [one.class_word for one, _ in taken[i]] if taken else []
+        found = swap_round(arguments, model, ready, turns, method, before, masks[i], boxes[i], reference, classes)
         for stage, spent in found[0].result.timings.items():
             clock[stage] = clock.get(stage, 0.0) + spent
         done += found
     seed = seed_for(arguments.seed) if method.draws else done[0].inversion.seed
     write_results(arguments, done, len(every[0]) > 1, clock, seed)
+    tell_plans(arguments, [one.plan for one in done])
 
 
 def swap_round(
@@ -130,8 +136,12 @@ def swap_round(
     mask: "Image.Image | None",
     box: "Box",
     reference: "Reference | None",
+    classes: Sequence[str],
 ) -> list[Swapped]:
-    """Swap one subject in a box of the picture, for each of its targets. mask: of the picture's size."""
+    """Swap one subject in a box of the picture, for each of its targets.
+
+    mask: of the picture's size. classes: what the concepts are in plain words, for a plan.
+    """
     from photoswap.crop import put_back
     from photoswap.pipeline import SwapRequest, swap_all
 
@@ -151,9 +161,10 @@ def swap_round(
         )
         for turn in turns
     ]
+    plans, requests = make_plans(arguments, model, requests, classes)
     results = swap_all(model, requests, size=arguments.size, progress=not arguments.quiet)
     complete = [put_back(one.result, picture, box) if arguments.crop else one.result for one in results]
-    return [Swapped(inversion, result, box, final) for result, final in zip(results, complete, strict=True)]
+    return [Swapped(inversion, *four) for four in zip(results, [box] * len(results), complete, plans, strict=True)]
 
 
 def invert_reference(
