@@ -135,11 +135,17 @@ EVALUATE = {
     **{"--methods": ["plain"], "--inversions": ["ddim"], "--concepts": ["lora"], "--settings": ["tuned"]},
     **{"--masks": ["true"], "--steps": ["3"], "--guidance": ["2"], "--learning-steps": ["3"]},
     **{"--cache": ["there"], "--recogniser": ["in.safetensors"]},
+    **{"--painter": ["elsewhere"], "--features": ["in.safetensors"]},
 }
 
 # a case: its line, its flags with a value that changes something, and those refused, with a part of the sentence
 CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
-    "evaluate": (["evaluate", "--methods", "photoswap", "--out", "out"], EVALUATE, {}),
+    "evaluate": (
+        ["evaluate", "--methods", "photoswap", "--out", "out"],
+        EVALUATE,
+        {"--painter": NOTHING, "--features": NOTHING},
+    ),
+    "evaluate painters": (["evaluate", "--methods", "photoswap", "painters", "--out", "out"], EVALUATE, {}),
     "demo": (["demo", "--out", "a.png"], {**COMMON, "--out": ["b.png"]}, {}),
     "generate": (["generate", "a cat", "--out", "a.png"], GENERATE, {}),
     "generate at guidance 1": (

@@ -11,8 +11,11 @@ from photoswap.inversions import INVERSIONS
 from photoswap.inversions.file import InversionName
 from photoswap.method import Method
 from photoswap.methods import METHODS, Photoswap, official
+from photoswap.paint_methods import PAINT_METHODS
 
 OFFICIAL = "official"  # Photoswap as its authors released it
+PAINTER = "painter"  # a network trained to paint
+PAINTERS = (PAINTER, *(name for name in PAINT_METHODS if name != "network"))
 NOT_INVERTED, NOTHING_LEARNT = "none", "none"
 SETTINGS = ("published", "tuned")
 TUNED_FILE = Path(__file__).parent / "tuned.json"
@@ -23,9 +26,9 @@ BASELINES = ("ceiling", "source", "pasted")  # the truth through the autoencoder
 class Entry:
     """One column of the table.
 
-    method: of METHODS, "official", or one of BASELINES. inversion: of INVERSIONS, "none" for methods that invert
-    nothing. concept: how the subject is learnt, "none" for methods that take it from a reference. changes: settings
-    that are not the published ones.
+    method: of METHODS, "official", one of PAINTERS or one of BASELINES. inversion: of INVERSIONS, "none" for methods
+    that invert nothing. concept: how the subject is learnt, "none" for methods that take it from a reference. changes:
+    settings that are not the published ones.
     """
 
     method: str
@@ -33,6 +36,11 @@ class Entry:
     concept: str = "dreambooth"
     settings: str = "published"
     changes: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def paints(self) -> bool:
+        """Whether it paints inside a mask, and swaps nothing."""
+        return self.method in PAINTERS
 
     @property
     def key(self) -> str:
@@ -65,7 +73,8 @@ class Entry:
 def method_kind(method: str) -> type[Method]:
     """The class of a method's name. Raises ValueError for an unknown one."""
     if method not in METHODS and method != OFFICIAL:
-        raise ValueError(f"no method {method!r}; want one of {', '.join((*METHODS, OFFICIAL))}, or all")
+        known = ", ".join((*METHODS, OFFICIAL, *PAINTERS))
+        raise ValueError(f"no method {method!r}; want one of {known}, all for what swaps, or painters for what paints")
     return Photoswap if method == OFFICIAL else METHODS[method]
 
 
@@ -77,11 +86,14 @@ def _scaled_counts(kind: type[Method], changes: Mapping[str, Any], share: float)
 def make_entries(
     methods: Sequence[str], inversions: Sequence[str], concepts: Sequence[str], settings: Sequence[str]
 ) -> tuple[Entry, ...]:
-    """Every combination that means something, each once, in the order asked for. "all" is all of them.
+    """Every combination that means something, each once, in the order asked for.
+
+    "all" is all that swap, "painters" all that paint, which learn and invert nothing and have published settings alone.
 
     Raises ValueError for unknown names, and where tuned settings are asked for and none are there.
     """
-    names = [name for one in methods for name in ((*METHODS, OFFICIAL) if one == "all" else (one,))]
+    several = {"all": (*METHODS, OFFICIAL), "painters": PAINTERS}
+    names = [name for one in methods for name in several.get(one, (one,))]
     ways = [name for one in inversions for name in (INVERSIONS if one == "all" else (one,))]
     for way in ways:
         if way not in INVERSIONS:
@@ -89,6 +101,9 @@ def make_entries(
     found = []
     for how in settings:
         for name in names:
+            if name in PAINTERS:
+                found.append(Entry(name, NOT_INVERTED, NOTHING_LEARNT))
+                continue
             kind = method_kind(name)
             changes = tuned_settings(name) if how == "tuned" else ()
             for concept in [NOTHING_LEARNT] if "reference" in kind.wants else concepts:

@@ -37,7 +37,8 @@ class RunPlan:
         for entry in self.entries:
             if entry.concept != NOTHING_LEARNT:
                 check_concept(entry.concept)
-            entry.make(self.guidance_scale, self.steps)
+            if not entry.paints:
+                entry.make(self.guidance_scale, self.steps)
 
     @property
     def columns(self) -> tuple[Entry, ...]:
@@ -55,6 +56,8 @@ class RunPlan:
         common = {"version": CELL_VERSION, "model": model}
         if entry.method in BASELINES:
             return common
+        if entry.paints:
+            return common | {"masks": self.masks, "seed": self.seed}
         return common | {
             "method": {"name": entry.method, **as_record(entry.make(self.guidance_scale, self.steps))},
             "inversion": entry.inversion,

@@ -16,6 +16,7 @@ from photoswap.benchmark.cells import CELLS, ResultCell, read_record, write_json
 from photoswap.benchmark.entries import BASELINES, NOTHING_LEARNT, Entry
 from photoswap.benchmark.facts import facts_of
 from photoswap.benchmark.judge import Judge
+from photoswap.benchmark.painted import Easel
 from photoswap.benchmark.plan import RunPlan
 from photoswap.benchmark.shelf import ConceptShelf
 from photoswap.benchmark.tasks import DEMO_SPLIT, SPLITS, Task, draw_task
@@ -45,13 +46,14 @@ ALL = Shard()
 
 @dataclass(frozen=True, eq=False)
 class Benchmark:
-    """A plan, the model that does it, who judges, and the folder of its cells."""
+    """A plan, the model that does it, who judges, the folder of its cells, and what painters need beside."""
 
     base: StableDiffusion = field(repr=False)
     plan: RunPlan
     out: Path
     judge: Judge = field(repr=False)
     shelf: ConceptShelf
+    easel: Easel = field(default_factory=Easel, repr=False)
     drawn: dict[int, Task] = field(default_factory=dict, repr=False)
 
     def task(self, index: int) -> Task:
@@ -64,7 +66,11 @@ class Benchmark:
         """Where an entry's result on a task goes."""
         learnt = entry.method not in BASELINES and entry.concept != NOTHING_LEARNT
         keys = [self.shelf.key(newcomer, entry.concept) for newcomer in task.newcomers] if learnt else []
-        return ResultCell(self.out, task.name, entry, self.plan.made_by(entry, self.shelf.base_mark, keys))
+        made_by = self.plan.made_by(entry, self.shelf.base_mark, keys)
+        if entry.paints:
+            method = self.easel.method(entry, self.plan.guidance_scale, self.plan.steps)
+            made_by |= {"method": {"name": entry.method, **method.record()}, **self.easel.known_by(entry)}
+        return ResultCell(self.out, task.name, entry, made_by)
 
     def facts_file(self, task: Task) -> Path:
         """What the gates go by, beside the task's cells."""
@@ -76,7 +82,7 @@ class Benchmark:
         columns = sorted(self.plan.columns, key=lambda entry: entry.concept)
         with tqdm(total=len(own) * (len(columns) + 1), desc="benchmark", disable=not progress) as bar:
             for index in own:
-                bench = Workbench(self.base, self.shelf, self.plan, self.task(index))
+                bench = Workbench(self.base, self.shelf, self.plan, self.task(index), self.easel)
                 for entry in columns:
                     bar.set_postfix_str(f"{bench.task.name} {entry.key}", refresh=True)
                     self.fill(bench, entry)

@@ -10,13 +10,14 @@ from PIL import Image
 from models.stable_diffusion import StableDiffusion
 from photoswap.benchmark.entries import BASELINES, NOT_INVERTED, NOTHING_LEARNT, Entry, inversion_name
 from photoswap.benchmark.judge import Carried
+from photoswap.benchmark.painted import Easel, paint_task, pasted_over
 from photoswap.benchmark.plan import RunPlan
 from photoswap.benchmark.shapes import carried
 from photoswap.benchmark.shelf import ConceptShelf
 from photoswap.benchmark.tasks import Task
 from photoswap.inversion import Inversion, encode, invert_image
 from photoswap.inversions.file import GUIDED
-from photoswap.masks import box_of, find_subjects
+from photoswap.masks import find_subjects
 from photoswap.method import Method
 from photoswap.pipeline import Reference, SwapResult, swap
 from photoswap.turns import Turn
@@ -36,8 +37,10 @@ class EntryResult:
 class Workbench:
     """A task, the model, and the shelf of subjects; those of one way of learning are in memory at a time."""
 
-    def __init__(self, base: StableDiffusion, shelf: ConceptShelf, plan: RunPlan, task: Task) -> None:
-        self.base, self.shelf, self.plan, self.task = base, shelf, plan, task
+    def __init__(
+        self, base: StableDiffusion, shelf: ConceptShelf, plan: RunPlan, task: Task, easel: Easel | None = None
+    ) -> None:
+        self.base, self.shelf, self.plan, self.task, self.easel = base, shelf, plan, task, easel or Easel()
         self._learnt: tuple[str, list[StableDiffusion]] = "", []
         self._inverted: dict[tuple[Any, ...], tuple[Inversion, float]] = {}
 
@@ -74,6 +77,8 @@ class Workbench:
         """Make the entry's result. Raises ValueError for settings that contradict each other."""
         if entry.method in BASELINES:
             return EntryResult(self._baseline(entry.method))
+        if entry.paints:
+            return self._painted(entry)
         method = entry.make(self.plan.guidance_scale, self.plan.steps)
         models = self.models(entry.concept)
         picture, done, rows, seconds = self.task.source.image, [], 0, 0.0
@@ -127,6 +132,12 @@ class Workbench:
         shown = self.task.newcomers[number].pictures[0]
         return Reference(invert_image(model, shown.image, "", "direct", method.steps), shown.mask)
 
+    def _painted(self, entry: Entry) -> EntryResult:
+        """The newcomers painted into the old subjects' boxes."""
+        method = self.easel.method(entry, self.plan.guidance_scale, self.plan.steps)
+        source, shown = self.task.source.image, _shown(self.task)
+        return EntryResult(*paint_task(entry, self.easel, self.base, method, source, shown, self.masks, self.plan.seed))
+
     def _baseline(self, name: str) -> Image.Image:
         if name == "ceiling":
             return self.carried.truth
@@ -135,13 +146,9 @@ class Workbench:
 
 def pasted(task: Task) -> Image.Image:
     """The source with each newcomer cut out of its first reference and laid over the one it replaces, as large."""
-    picture = task.source.image.copy()
-    for newcomer, mask in zip(task.newcomers, task.source.masks, strict=True):
-        shown = newcomer.pictures[0]
-        own, place = box_of(shown.mask), box_of(mask)
-        scale = min((place[2] - place[0]) / (own[2] - own[0]), (place[3] - place[1]) / (own[3] - own[1]))
-        size = max(1, round((own[2] - own[0]) * scale)), max(1, round((own[3] - own[1]) * scale))
-        left, top = (place[0] + place[2] - size[0]) // 2, place[3] - size[1]
-        cut, alpha = (image.crop(own).resize(size, Image.Resampling.LANCZOS) for image in (shown.image, shown.mask))
-        picture.paste(cut, (left, top), alpha)
-    return picture
+    return pasted_over(task.source.image, list(task.source.masks), _shown(task))
+
+
+def _shown(task: Task) -> list[tuple[Image.Image, Image.Image, str]]:
+    """Of each newcomer its first picture, where that shows it, and what it is."""
+    return [(one.pictures[0].image, one.pictures[0].mask, one.look.species) for one in task.newcomers]

@@ -12,6 +12,7 @@ examples:
   photoswap evaluate --tasks 32 --split test --settings published tuned
   photoswap evaluate --kind pair --tasks 4 --methods photoswap --masks true
   photoswap evaluate --methods photoswap --inversions all --guidance 7.5
+  photoswap evaluate --tasks 8 --methods photoswap painters --painter runs/paint/painter.safetensors
   photoswap evaluate --tasks 32 --shard 0/2
 """
 
@@ -19,6 +20,7 @@ import argparse
 
 from photoswap.commands import arguments as types
 from photoswap.commands.common import add_common, guidance_for, load_model, seed_for
+from photoswap.commands.easel import make_easel, with_painter
 from photoswap.commands.outputs import check_folder, check_free, say
 
 MOST_TASKS = 10_000
@@ -51,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["all"],
         metavar="NAME",
-        help="of `photoswap methods`; official is Photoswap as its authors released it (default: all)",
+        help="of `photoswap methods`; official is Photoswap as its authors released it; painters are all of `photoswap "
+        "paint --method`, painter a network trained to paint (default: all, which swap)",
     )
     group.add_argument(
         "--inversions", nargs="+", default=["direct"], metavar="NAME", help="of `photoswap invert` (default: direct)"
@@ -69,6 +72,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("published", "tuned"),
         default=["published"],
         help="the methods' own, or those found on dev by python -m photoswap.benchmark.tune (default: published)",
+    )
+    group.add_argument(
+        "--painter", metavar="MODEL", help="the network trained to paint, for painter: a checkpoint, or a name"
+    )
+    group.add_argument(
+        "--features",
+        type=types.path,
+        metavar="FILE",
+        help="what steers blended-image: CLIP ViT-B/32's weights, or a recogniser's (default: the shipped one's)",
     )
     group = parser.add_argument_group("how")
     group.add_argument(
@@ -100,7 +112,7 @@ def run(arguments: argparse.Namespace) -> None:
     for folder in (arguments.out, arguments.cache or arguments.out):
         check_folder(folder)
     if not (arguments.out / EARLIER).is_dir():  # else it is a run to go on with, and what it wrote is its own
-        read = [arguments.recogniser, arguments.model, arguments.config]
+        read = [arguments.recogniser, arguments.features, arguments.painter, arguments.model, arguments.config]
         check_free([arguments.out / name for name in TABLES], read, arguments.overwrite)
     from photoswap.benchmark.entries import make_entries
     from photoswap.benchmark.judge import find_judge
@@ -113,6 +125,8 @@ def run(arguments: argparse.Namespace) -> None:
     for concept in concepts:
         check_concept(concept)
     entries = make_entries(arguments.methods, arguments.inversions, concepts, arguments.settings)
+    entries, unpainted = with_painter(arguments, entries)
+    easel = make_easel(arguments, entries)
     judge, lacking = find_judge(arguments.recogniser)
     model = load_model(arguments, "float32")
     plan = RunPlan(
@@ -127,9 +141,9 @@ def run(arguments: argparse.Namespace) -> None:
     )
     changes = {"steps": arguments.learning_steps} if arguments.learning_steps else {}
     shelf = ConceptShelf(model, arguments.cache or arguments.out / "concepts", changes)
-    benchmark = Benchmark(model, plan, arguments.out, judge, shelf)
+    benchmark = Benchmark(model, plan, arguments.out, judge, shelf, easel)
     shard = Shard(*arguments.shard) if arguments.shard else Shard.of_torchrun()
-    for sentence in lacking:
+    for sentence in lacking + unpainted:
         say(sentence)
     for line in run_and_report(benchmark, shard, overwrite=arguments.overwrite, progress=not arguments.quiet):
         say(line)
