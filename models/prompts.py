@@ -9,3 +9,8 @@ VOWEL = re.compile(r"(?!uni|use|eu|one\b|ewe)[aeiou]|hour|heir|hono|hones", re.I
 def article(words: str) -> str:
     """The indefinite article before these words: "an" owl, "a" sks owl, "a" unicorn, "an" hour."""
     return "an" if VOWEL.match(words.strip()) else "a"
+
+
+def a_photo_of(thing: str) -> str:
+    """The plainest prompt for a thing."""
+    return f"a photo of {article(thing)} {thing}"

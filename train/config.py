@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, cast
 
-from models.prompts import article
+from models.prompts import a_photo_of
 from train.presets import PRESETS
-from train.ranges import CHOICES, COUNTS, NUMBERS, ConceptDtype, Layers, Resampling, check_choice, check_number
+from train.ranges import CHOICES, COUNTS, NUMBERS, ConceptDtype, Layers, Moments, Resampling, check_choice, check_number
 from train.templates import TEMPLATES, ZOOMS
 from weights.records import listed, quoted
 
@@ -26,7 +26,7 @@ class LearnConfig:
     instance_prompt, class_prompt: None makes "a photo of a sks cat" and "a photo of a cat" of them.
     steps: of the optimizer; each sees batch x accumulate pictures of the subject and as many of the class.
     scale_learning_rate: the rates are for one picture, and multiplied by how many a step sees. clip: largest norm of
-    the gradient, 0 for none.
+    the gradient, 0 for none. moments: what AdamW keeps its two in, see train/small_moments.py for 8bit.
     prior_weight: of the class pictures' loss; 0 learns without class pictures. class_pictures: how many the model
     draws, with class_steps sampler steps at class_guidance, class_batch at once.
     gradient_checkpointing: activations are recomputed rather than kept, the same to the last bit; None, where they do
@@ -55,6 +55,7 @@ class LearnConfig:
     weight_decay: float = 1e-2
     epsilon: float = 1e-8
     clip: float = 1.0
+    moments: Moments = "float32"
     prior_weight: float = 1.0
     class_pictures: int = 200
     class_steps: int = 50
@@ -100,12 +101,12 @@ class LearnConfig:
     @property
     def instance_text(self) -> str:
         """The prompt of the reference pictures."""
-        return self.instance_prompt or _a_photo_of(f"{self.token} {self.class_word}")
+        return self.instance_prompt or a_photo_of(f"{self.token} {self.class_word}")
 
     @property
     def class_text(self) -> str:
         """The prompt of the class pictures."""
-        return self.class_prompt or _a_photo_of(self.class_word)
+        return self.class_prompt or a_photo_of(self.class_word)
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -290,7 +291,7 @@ class CustomDiffusionConfig(LearnConfig):
     @property
     def instance_texts(self) -> tuple[str, ...]:
         """For every subject its prompt, and with zoom those that say how large it is shown."""
-        texts = [self.instance_text, *(_a_photo_of(f"{one.token} {one.class_word}") for one in self.also)]
+        texts = [self.instance_text, *(a_photo_of(f"{one.token} {one.class_word}") for one in self.also)]
         return tuple(f"{prefix}{text}" for text in texts for prefix in (ZOOMS if self.zoom else ZOOMS[:1]))
 
     @property
@@ -298,15 +299,11 @@ class CustomDiffusionConfig(LearnConfig):
         """The prompt of every class."""
         if not self.prior_weight:
             return ()
-        return tuple(dict.fromkeys((self.class_text, *(_a_photo_of(one.class_word) for one in self.also))))
+        return tuple(dict.fromkeys((self.class_text, *(a_photo_of(one.class_word) for one in self.also))))
 
     def rate(self, said: float | None = None) -> float:
         """The rate that the optimizer takes; pictures of the class count as pictures."""
         return super().rate(said) * (2 if self.scale_learning_rate and self.prior_weight else 1)
-
-
-def _a_photo_of(thing: str) -> str:
-    return f"a photo of {article(thing)} {thing}"
 
 
 def _check_word(token: str) -> None:

@@ -91,6 +91,8 @@ def learn(
     model, for references that are no pictures, when there is nothing to resume or it was begun otherwise, when `out`
     has an earlier concept, and when there is no room for this one; OSError when `out` cannot be written.
     """
+    if team.shards and config.moments != "float32":
+        raise ValueError("moments in 8bit are of whole weights, not of processes' pieces; leave shard or moments out")
     config = team.together(config)
     size = config.size or model.config.native_size
     _check(model, size)
@@ -238,7 +240,7 @@ def _saved(
     if begun.done > config.steps:
         raise ValueError(f"{where} has {begun.done} steps behind it, more than the {config.steps} asked for")
     try:
-        check_state(shapes, state, begun.done, pictures, token_steps(config))
+        check_state(shapes, state, begun.done, pictures, token_steps(config), config.moments)
     except ValueError as error:
         raise RUN_KIND.damaged(folder / CHECKPOINT_FILE, error) from None
     return state, begun.done

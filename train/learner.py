@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,12 @@ from train.data import Rows, Stream, check_stream
 from train.loss import dreambooth_loss, min_snr_weights, squared_error
 from train.methods import Placed
 from train.parallel import ALONE, Team
+from train.ranges import Moments
 from train.run_file import fill
 from train.sharding import placed_as, put_together
+from train.small_moments import SmallMomentsAdamW, small_moment_shapes
 from train.token_first import TokenFirst, moved
 from weights.records import listed, quoted
-
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, for each parameter
 
 
 class Learner:
@@ -55,13 +56,7 @@ class Learner:
         self.done = 0
         self.between_steps = True  # within a step, state would be half old and half new
         self.parameters = placed.parameters
-        self.optimizer = torch.optim.AdamW(
-            [{"params": list(group.parameters.values()), "lr": group.rate} for group in placed.groups],
-            betas=config.betas,
-            eps=config.epsilon,
-            weight_decay=config.weight_decay,
-            fused=model.device.type in ("cpu", "cuda"),
-        )
+        self.optimizer = _optimizer(placed, config, fused=model.device.type in ("cpu", "cuda"))
         self.token_first = TokenFirst(model, config, self.parameters, self.optimizer)
         self.averaged_loss = team.averaging(self.parameters.values(), self.loss)
         prompts = [*config.instance_texts, *(config.class_texts if classes is not None else ())]
@@ -172,14 +167,34 @@ class Learner:
         fill(self.parameters, {name: placed_as(state[name], place) for name, place in self.parameters.items()})
         begun, _ = moved(list(self.parameters), done, self.token_first.steps)  # the others have no moments yet
         places = {name: i for i, name in enumerate(self.parameters)}
-        moments = {places[name]: self._moments_of(name, state) for name in begun}
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        moments = {name: self._moments_of(name, state) for name in begun}
+        if isinstance(self.optimizer, SmallMomentsAdamW):
+            for name, own in moments.items():
+                self.optimizer.go_on(self.parameters[name], own)
+        else:
+            by_place = {places[name]: own for name, own in moments.items()}
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": by_place})
         self.ahead.restore(state)
         self.done = done
 
     def _moments_of(self, name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        kept = {key: state[f"adamw.{name}.{key}"] for key in MOMENTS}
-        return {key: value if key == "step" else placed_as(value, self.parameters[name]) for key, value in kept.items()}
+        place = self.parameters[name]
+        kept = {key: state[f"adamw.{name}.{key}"] for key in moment_shapes(self.config.moments, tuple(place.shape))}
+        return {key: value if key == "step" else placed_as(value, place) for key, value in kept.items()}
+
+
+def _optimizer(placed: Placed, config: LearnConfig, fused: bool) -> torch.optim.AdamW | SmallMomentsAdamW:
+    groups = [{"params": list(group.parameters.values()), "lr": group.rate} for group in placed.groups]
+    given: dict[str, Any] = {"betas": config.betas, "eps": config.epsilon, "weight_decay": config.weight_decay}
+    small = config.moments == "8bit"
+    return SmallMomentsAdamW(groups, **given) if small else torch.optim.AdamW(groups, **given, fused=fused)
+
+
+def moment_shapes(moments: Moments, shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """What AdamW has of a parameter of that shape: the shape of each tensor, and whether it is of whole numbers."""
+    if moments == "8bit":
+        return {key: (own, dtype == torch.uint8) for key, (own, dtype) in small_moment_shapes(shape).items()}
+    return {"step": ((), False), "exp_avg": (shape, False), "exp_avg_sq": (shape, False)}
 
 
 def check_state(
@@ -188,24 +203,28 @@ def check_state(
     done: int,
     pictures: Mapping[str, int],
     first: int = 0,
+    moments: Moments = "float32",
 ) -> None:
     """Raise ValueError unless a `Learner` of parameters of these shapes may have given this state after `done` steps.
 
     pictures: how many there are of the "instances", mirrored ones included, and of the "classes", if any.
-    first: how many of the steps teach the token alone.
+    first: how many of the steps teach the token alone. moments: what the optimizer keeps them in.
     """
-    wanted = dict(shapes)
+    wanted = {name: (shape, False) for name, shape in shapes.items()}
     begun, steps = moved(list(shapes), done, first)
     for name in begun:
-        wanted |= {f"adamw.{name}.{key}": () if key == "step" else shapes[name] for key in MOMENTS}
+        wanted |= {f"adamw.{name}.{key}": own for key, own in moment_shapes(moments, shapes[name]).items()}
     known = [*wanted, *(f"{kind}.{key}" for kind in pictures for key in ("generator", "queue"))]
     if lacking := [name for name in known if name not in state]:
         raise ValueError(f"the tensor {listed(lacking)} is missing")
     if strange := [name for name in state if name not in known]:
         raise ValueError(f"it holds {listed(strange)}, which this run does not have")
-    for name, shape in wanted.items():
-        if state[name].shape != shape:
-            raise ValueError(f"the tensor {quoted(name)} is {tuple(state[name].shape)}; want {shape}")
+    for name, (shape, whole) in wanted.items():
+        if state[name].shape != shape or (state[name].dtype == torch.uint8) != whole:
+            raise ValueError(
+                f"the tensor {quoted(name)} is {tuple(state[name].shape)} in {state[name].dtype}; want {shape}, "
+                f"{'in uint8' if whole else 'in floating point'}"
+            )
     if any(state[f"adamw.{name}.step"].item() != steps for name in begun):
         raise ValueError(f"the optimizer has made other steps than the {done} it is said to have made")
     for kind, count in pictures.items():

@@ -29,6 +29,7 @@ from train.data import PIXELS_AT_ONCE, Stream, encode_moments
 from train.learner import Learner
 from train.loss import dreambooth_loss, squared_error
 from train.ready import ready_to_learn
+from train.small_moments import AT_ONCE, WIDE, SmallMomentsAdamW
 from weights.load import networks_of
 
 ALLOWANCE = 10**9  # what libraries may take inside of one operation, and lose between what they were given
@@ -149,8 +150,9 @@ def memory_of(model: ModelConfig, config: LearnConfig, size: int, pictures: int,
             text = 0 if learner.frozen_context is None else learner.frozen_context.nbytes
             steps = {recomputed: _step(tally, learner, recomputed, size) for recomputed in (True, False)}
             gradients = sum(p.grad.nbytes for p in learner.parameters.values() if p.grad is not None)
-            moments = _above(tally, learner.optimizer.step)
-            between = {}
+            moments, between = _above(tally, lambda: _begin(learner)), {}
+            if config.moments == "8bit":
+                between["moving weights"] = 4 * WIDE * min(AT_ONCE, max(p.numel() for p in learner.parameters.values()))
             if config.random_crop or getattr(config, "zoom", False):
                 between["encoding a picture"] = _above(tally, lambda: _encode(fake, 1, size))
             if config.sample_every:
@@ -210,6 +212,16 @@ def _above(tally: Tally, call: Callable[[], Any]) -> int:
     start = tally.now
     call()
     return tally.highest - start
+
+
+def _begin(learner: Learner) -> None:
+    """Have the optimizer make its moments."""
+    optimizer = learner.optimizer
+    if isinstance(optimizer, SmallMomentsAdamW):
+        for parameter in learner.parameters.values():
+            optimizer.begin(parameter)
+    else:
+        optimizer.step()
 
 
 def _encode(model: StableDiffusion, pictures: int, size: int) -> None:

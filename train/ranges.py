@@ -8,7 +8,8 @@ from weights.records import quoted
 Resampling = Literal["lanczos", "bilinear"]
 ConceptDtype = Literal["float32", "float16"]
 Layers = Literal["attention", "linear"]
-CHOICES = {"resampling": Resampling, "concept_dtype": ConceptDtype, "layers": Layers}
+Moments = Literal["float32", "8bit"]
+CHOICES = {"resampling": Resampling, "concept_dtype": ConceptDtype, "layers": Layers, "moments": Moments}
 
 # The least and the largest of each number; where the least is excluded, EXCLUDED says so. Far beyond what anyone
 # learns with, and near enough that memory and time do not run out over a slip of the finger.

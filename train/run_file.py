@@ -15,6 +15,7 @@ from weights.names import NetworkName
 from weights.records import FileKind, TensorRule, listed, read, write
 
 CHECKPOINT_DTYPES = (torch.float32, torch.float64)
+MOMENT_DTYPES = (*CHECKPOINT_DTYPES, torch.uint8)
 LARGEST_SQUARE = 3e38  # of float32
 
 
@@ -35,13 +36,16 @@ def _upgraded(version: int, record: dict[str, Any]) -> dict[str, Any]:
     """What an older version said, as this one says it.
 
     The first had one resampling for each way of cropping, and called gradient checkpointing otherwise. The second knew
-    DreamBooth alone.
+    DreamBooth alone, and the third moments in float32.
     """
     settings = dict(record["settings"])
     if version == 1:
         settings.setdefault("resampling", "bilinear" if settings.get("random_crop") else "lanczos")
         settings["gradient_checkpointing"] = settings.pop("checkpointing", False)
-    return {**record, "settings": {"method": "dreambooth", "scale_learning_rate": False, **settings}}
+    return {
+        **record,
+        "settings": {"method": "dreambooth", "scale_learning_rate": False, "moments": "float32", **settings},
+    }
 
 
 RUN_KIND = FileKind(
@@ -49,8 +53,10 @@ RUN_KIND = FileKind(
     RunRecord,
     {
         "adamw.*.step": TensorRule((), (torch.float32,), (0, 1e9), wanted=False),
-        "adamw.*.exp_avg": TensorRule(dtypes=CHECKPOINT_DTYPES, wanted=False),
-        "adamw.*.exp_avg_sq": TensorRule(dtypes=CHECKPOINT_DTYPES, limits=(0, LARGEST_SQUARE), wanted=False),
+        "adamw.*.exp_avg": TensorRule(dtypes=MOMENT_DTYPES, wanted=False),
+        "adamw.*.exp_avg_sq": TensorRule(dtypes=MOMENT_DTYPES, limits=(0, LARGEST_SQUARE), wanted=False),
+        "adamw.*.exp_avg_scale": TensorRule(dtypes=(torch.float32,), limits=(0, LARGEST_SQUARE), wanted=False),
+        "adamw.*.exp_avg_sq_scale": TensorRule(dtypes=(torch.float32,), limits=(0, LARGEST_SQUARE), wanted=False),
         "unet.*": TensorRule(dtypes=CHECKPOINT_DTYPES, wanted=False),
         "text.*": TensorRule(dtypes=CHECKPOINT_DTYPES, wanted=False),
         "word/*": TensorRule(dtypes=CHECKPOINT_DTYPES, wanted=False),
@@ -61,7 +67,7 @@ RUN_KIND = FileKind(
     },
     limits={"base": (1, 200), "pictures": (1, 200), "done": (0, 10**9)},
     sizes={"state": (1, 2**16), "instances left": (0, 2**24), "classes left": (0, 2**24)},
-    version=3,
+    version=4,
     upgrade=_upgraded,
     again="start again without resume",
 )
