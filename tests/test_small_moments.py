@@ -13,7 +13,7 @@ from train.learner import check_state
 from train.memory import memory_of
 from train.methods import method_of
 from train.run_file import read_run
-from train.small_moments import BLOCK, Moment, SmallMomentsAdamW, code_values, small_moment_shapes
+from train.small_moments import BLOCK, SmallMoment, SmallMomentsAdamW, code_values, small_moment_shapes
 from weights.load import load
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def test_the_values_are_those_of_dynamic_quantization(signed):
 def test_what_is_kept_is_the_nearest_there_is(signed, length):
     numbers = drawn(length) * torch.logspace(-3, 3, length)
     numbers = numbers if signed else numbers.abs()
-    kept = Moment(torch.zeros(length, dtype=torch.uint8), torch.zeros(-(-length // BLOCK)), signed)
+    kept = SmallMoment(torch.zeros(length, dtype=torch.uint8), torch.zeros(-(-length // BLOCK)), signed)
     kept.write(numbers)
     table, _ = code_values(signed, CPU)
     table = table if signed else table[1:]  # a root above zero stays so
@@ -52,7 +52,7 @@ def test_what_is_kept_is_the_nearest_there_is(signed, length):
 
 
 def test_a_root_above_zero_stays_so():
-    kept = Moment(torch.zeros(3, dtype=torch.uint8), torch.zeros(1), signed=False)
+    kept = SmallMoment(torch.zeros(3, dtype=torch.uint8), torch.zeros(1), signed=False)
     kept.write(torch.tensor([1.0, 1e-12, 0.0]))
     assert kept.read().tolist() == [1.0, pytest.approx(3.25e-7), 0.0]
     kept.write(torch.zeros(3))
@@ -84,7 +84,7 @@ def test_many_steps_lead_where_adamws_lead():
 
 def test_pieces_are_the_same_as_the_whole(monkeypatch):
     whole = course(SmallMomentsAdamW, 3)
-    monkeypatch.setattr(train.small_moments, "AT_ONCE", 2 * BLOCK)
+    monkeypatch.setattr(train.small_moments, "WIDENED_AT_ONCE", 2 * BLOCK)
     assert torch.equal(course(SmallMomentsAdamW, 3), whole)
 
 

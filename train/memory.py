@@ -29,7 +29,7 @@ from train.data import PIXELS_AT_ONCE, Stream, encode_moments
 from train.learner import Learner
 from train.loss import dreambooth_loss, squared_error
 from train.ready import ready_to_learn
-from train.small_moments import AT_ONCE, WIDE, SmallMomentsAdamW
+from train.small_moments import WIDENED_AT_ONCE, WIDE_EACH, SmallMomentsAdamW
 from weights.load import networks_of
 
 ALLOWANCE = 10**9  # what libraries may take inside of one operation, and lose between what they were given
@@ -152,7 +152,9 @@ def memory_of(model: ModelConfig, config: LearnConfig, size: int, pictures: int,
             gradients = sum(p.grad.nbytes for p in learner.parameters.values() if p.grad is not None)
             moments, between = _above(tally, lambda: _begin(learner)), {}
             if config.moments == "8bit":
-                between["moving weights"] = 4 * WIDE * min(AT_ONCE, max(p.numel() for p in learner.parameters.values()))
+                between["moving weights"] = (
+                    4 * WIDE_EACH * min(WIDENED_AT_ONCE, max(p.numel() for p in learner.parameters.values()))
+                )
             if config.random_crop or getattr(config, "zoom", False):
                 between["encoding a picture"] = _above(tally, lambda: _encode(fake, 1, size))
             if config.sample_every:

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 256  # numbers that share a scale
-AT_ONCE = 2**22  # numbers that are widened at once: 17 MB of float32
-WIDE = 10  # how many float32 or int32 of each there are meanwhile
+WIDENED_AT_ONCE = 2**22  # numbers that are widened at once: 17 MB of float32
+WIDE_EACH = 10  # how many float32 or int32 of each there are meanwhile
 DECADES = 7
 
 
@@ -62,11 +62,11 @@ class SmallMomentsAdamW(torch.optim.Optimizer):
         (first, second), step = group["betas"], state["step"].item()
         corrections = 1 - first**step, 1 - second**step
         values, gradient = parameter.view(-1), gradient.reshape(-1)
-        for start in range(0, len(values), AT_ONCE):
-            piece = slice(start, start + AT_ONCE)
-            blocks = slice(start // BLOCK, (start + AT_ONCE) // BLOCK)
-            mean = Moment(state["exp_avg"].view(-1)[piece], state["exp_avg_scale"][blocks], signed=True)
-            root = Moment(state["exp_avg_sq"].view(-1)[piece], state["exp_avg_sq_scale"][blocks], signed=False)
+        for start in range(0, len(values), WIDENED_AT_ONCE):
+            piece = slice(start, start + WIDENED_AT_ONCE)
+            blocks = slice(start // BLOCK, (start + WIDENED_AT_ONCE) // BLOCK)
+            mean = SmallMoment(state["exp_avg"].view(-1)[piece], state["exp_avg_scale"][blocks], signed=True)
+            root = SmallMoment(state["exp_avg_sq"].view(-1)[piece], state["exp_avg_sq_scale"][blocks], signed=False)
             g = gradient[piece].to(torch.float32)
             m = mean.read().lerp_(g, 1 - first)
             v = root.read().square_().mul_(second).addcmul_(g, g, value=1 - second)
@@ -78,7 +78,7 @@ class SmallMomentsAdamW(torch.optim.Optimizer):
             values[piece].sub_(moved.to(values.dtype), alpha=group["lr"] / corrections[0])
 
 
-class Moment:
+class SmallMoment:
     """A moment, or a piece of it: codes (n,), uint8, and the scale of every BLOCK of them."""
 
     def __init__(self, codes: Tensor, scales: Tensor, signed: bool) -> None:
