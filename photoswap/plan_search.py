@@ -29,7 +29,8 @@ from .plan_scores import Critic, summed_scores
 from .tokens import replace_word
 
 TRIED_AT_ONCE = 9  # swaps in one tree, which bounds its memory: two rows each at the end
-DRAFTS, DRAFT_VERSION = "drafts of plans", 1  # another version makes none of theirs true
+DRAFTS = "drafts of plans"
+PLAN_VERSION = 1  # of the scores and their rule; another makes nothing true that was judged before
 # What is tried beside what the method has; those that count steps, of 50, in proportion where there are more or fewer.
 TRIED_VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = MappingProxyType(
     {
@@ -39,14 +40,9 @@ TRIED_VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = MappingProxyType(
         "plug-and-play": {"pnp_f_t": (0.0, 0.4, 0.8), "pnp_attn_t": (0.0, 0.25, 0.5, 0.8)},
         "masactrl": {"step": (4, 10, 25), "layer": (6, 10, 13)},
         "free-prompt-editing": {"self_replace_steps": (0.0, 0.2, 0.4, 0.6, 0.8)},
-        "reference-attention": {
-            "self_replace_steps": (0.0, 0.1, 0.3),
-            "start_step": (4, 10, 20),
-            "start_layer": (6, 10, 13),
-        },
     }
 )
-COUNTED_SETTINGS = ("phi", "M", "A", "step", "start_step")  # of the settings above, those that count steps
+COUNTED_SETTINGS = ("phi", "M", "A", "step")  # of the settings above, those that count steps
 
 
 @dataclass(frozen=True)
@@ -148,6 +144,8 @@ def alternatives(base: Method, fixed: Collection[str] = ()) -> list[Method]:
     fixed: settings that stay as they are. Raises ValueError for a method without such values, and where all are fixed.
     """
     name = name_of(base)
+    if "reference" in base.wants:
+        raise ValueError(f"{name} takes its subject from a picture, so no prompt tells how near a swap comes to it")
     if name not in TRIED_VALUES:
         raise ValueError(
             f"{name} injects nothing for so many steps that could be planned; want {', '.join(TRIED_VALUES)}"
@@ -166,6 +164,11 @@ def alternatives(base: Method, fixed: Collection[str] = ()) -> list[Method]:
         method = replace(base, **dict(zip(varied, point, strict=True)))
         found.setdefault(_injected(method), method)
     return list(found.values())
+
+
+def rules_of_plans(method: Method) -> dict[str, Any]:
+    """What a plan for this method follows from, beside what is planned: plain values, as JSON holds them."""
+    return {"version": PLAN_VERSION, "values": dict(TRIED_VALUES[name_of(method)]), "at once": TRIED_AT_ONCE}
 
 
 def rival_prompts(request: SwapRequest, class_word: str | None = None) -> tuple[str, str]:
@@ -248,13 +251,11 @@ def _key(method: Method) -> str:
 
 def _asked(model: StableDiffusion, request: SwapRequest, prompts: tuple[str, str]) -> str:
     """What a candidate's scores follow from, in sixteen hexadecimal digits."""
-    inversion, reference = request.inversion, request.reference
+    inversion, mask = request.inversion, request.mask
     tensors = {"trajectory": inversion.trajectory}
     tensors |= {} if inversion.null_contexts is None else {"null contexts": inversion.null_contexts}
-    tensors |= {} if reference is None else {"reference": reference.inversion.trajectory}
-    masks = [request.mask, reference and reference.mask]
-    told = [DRAFT_VERSION, inversion.model, str(model.dtype), model.device.type, inversion.method, digest_of(tensors)]
-    told += [mask and hashlib.sha256(mask.tobytes()).hexdigest() for mask in masks]
+    told = [PLAN_VERSION, inversion.model, str(model.dtype), model.device.type, inversion.method, digest_of(tensors)]
+    told += [mask and hashlib.sha256(mask.tobytes()).hexdigest()]
     told += [prompts, request.source_prompt, request.source_word, request.target_word, request.adain, request.seed]
     told += [name_of(request.method or Photoswap()), asdict(request.method or Photoswap())]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

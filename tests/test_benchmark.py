@@ -182,13 +182,13 @@ def test_other_kinds_swap_every_subject(base, shelf, judge, kind, monkeypatch):
         (Entry("photoswap"), Entry("reference-attention", concept="none")), 1, kind=kind, steps=1, masks="true"
     )
     task, asked = draw_task("dev", kind, 0), []
-    swap = workbench.swap
+    swap_all = workbench.swap_all
 
-    def noting(model, inversion, target, method, **words):
-        asked.append((target, words["mask"] is not None, words["reference"] is not None))
-        return swap(model, inversion, target, method, **words)
+    def noting(model, requests):
+        asked.extend((one.target_prompt, one.mask is not None, one.reference is not None) for one in requests)
+        return swap_all(model, requests)
 
-    monkeypatch.setattr(workbench, "swap", noting)
+    monkeypatch.setattr(workbench, "swap_all", noting)
     made = Workbench(base, shelf, plan, task)
     done = [made.do(entry) for entry in plan.entries]
     targets = [turn.target for turn in task.turns()], [turn.target for turn in task.turns(task.species)]
@@ -202,6 +202,29 @@ def test_other_kinds_swap_every_subject(base, shelf, judge, kind, monkeypatch):
     for one, masked in zip(done, (pair, True), strict=True):
         assert len(one.settings) == len(task.newcomers)
         assert (np.array(one.picture) == source)[outside].all() == masked  # a mask keeps what is outside it
+
+
+@pytest.mark.parametrize("kind", ["single", "pair"])
+def test_planned_settings_are_chosen_for_every_subject_of_every_task(base, shelf, judge, kind, tmp_path, monkeypatch):
+    few = {"phi": (0,), "M": (25, 50), "A": (20,)}
+    monkeypatch.setattr("photoswap.plan_search.TRIED_VALUES", {"photoswap": few})
+    (entry,) = make_entries(["photoswap"], ["direct"], ["dreambooth"], ["auto"])
+    plan = RunPlan((entry,), 1, kind=kind, steps=2, guidance_scale=2.0, masks="true")
+    one = benchmark(base, shelf, judge, tmp_path, plan)
+    bench, asked, planned = Workbench(base, shelf, plan, one.task(0)), [], workbench.plan_swap
+    monkeypatch.setattr(workbench, "plan_swap", lambda *a, **k: asked.append(k) or planned(*a, **k))
+    one.fill(bench, entry)
+    record = one.cell(bench.task, entry).read()
+    assert [each["class_word"] for each in asked] == bench.task.species
+    rows = 0
+    for settings in record["settings"]:
+        chosen = settings["plan"]["tried"][settings["plan"]["chosen"]]
+        assert {name: settings["method"][name] for name in ("phi", "M", "A")} == chosen["settings"]
+        assert kind == "single" or chosen["scores"].keys() == {"identity"}  # masks keep the background
+        rows += settings["row_calls"] + settings["plan"]["row_calls"]
+    assert record["row_calls"] == rows and record["made_by"]["plan"]["values"]["M"] == [25, 50]
+    published = replace(entry, settings="published")
+    assert "plan" not in plan.made_by(published, "model", []) and published.key != entry.key
 
 
 def test_masks_are_found_by_words_unless_the_true_ones_are_asked_for(base, shelf):

@@ -13,7 +13,7 @@ from photoswap.blend import Blend
 from photoswap.inversion import invert_image, synthesize
 from photoswap.masks import Found
 from photoswap.methods import METHODS, Photoswap, official
-from photoswap.pipeline import Reference, SwapRequest, rows_alone, swap
+from photoswap.pipeline import SwapRequest, rows_alone, swap
 from photoswap.plan_scores import Critic
 from photoswap.plan_search import TRIED_VALUES, alternatives, plan_swap, rival_prompts
 
@@ -76,7 +76,11 @@ def test_every_method_s_values_are_settings_it_may_have(name, steps):
 
 
 def test_every_method_that_injects_for_so_long_can_be_planned():
-    assert TRIED_VALUES.keys() == {name for name, kind in METHODS.items() if kind.injected}
+    assert TRIED_VALUES.keys() == {
+        name for name, kind in METHODS.items() if kind.injected and "reference" not in kind.wants
+    }
+    with pytest.raises(ValueError, match="reference-attention takes its subject from a picture"):
+        alternatives(METHODS["reference-attention"]())
     with pytest.raises(ValueError, match="sdedit injects nothing for so many steps that could be planned; want photos"):
         alternatives(METHODS["sdedit"]())
     with pytest.raises(ValueError, match="phi, M, A are given, which leaves nothing to plan"):
@@ -176,14 +180,9 @@ def test_with_a_mask_the_background_is_kept_and_identity_decides(model, request_
 
 def test_other_methods_and_sources_are_planned_too(model):
     drawn = synthesize(model, SOURCE, 0, 3, size=(64, 64))
-    mask = Image.new("L", (64, 64), 255)
-    shown = invert_image(model, picture(64, 64), "", steps=3, size=(64, 64))
-    wanted = {"reference-attention": {"reference": Reference(shown, mask)}}
-    for name in ("prompt-to-prompt", "reference-attention"):
-        more = wanted.get(name, {})
-        request = SwapRequest(drawn, TARGET, METHODS[name].scaled(3), mask=mask, **more)
-        plan = plan_swap(model, request, fixed=("cross_replace_steps", "start_layer"))
-        assert type(plan.method) is METHODS[name] and len(plan.tried) > 1
+    request = SwapRequest(drawn, TARGET, METHODS["prompt-to-prompt"].scaled(3), mask=Image.new("L", (64, 64), 255))
+    plan = plan_swap(model, request, fixed=("cross_replace_steps",))
+    assert type(plan.method) is METHODS["prompt-to-prompt"] and len(plan.tried) > 1
     blended = SwapRequest(drawn, TARGET, Photoswap(steps=3, phi=0, M=1, A=1, blend=Blend(start=1)), **WORDS)
     assert plan_swap(model, blended, fixed=("phi", "A")).method.blend == Blend(start=1)
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from photoswap.benchmark.entries import BASELINES, NOTHING_LEARNT, Entry, as_record
+from photoswap.benchmark.entries import BASELINES, NOTHING_LEARNT, PLANNED, Entry, as_record
 from photoswap.benchmark.shelf import check_concept
 from photoswap.benchmark.tasks import check_task
+from photoswap.plan_search import rules_of_plans
 
 CELL_VERSION = 1  # of what cells hold; another makes none of theirs true
 Masks = Literal["words", "true"]
@@ -58,8 +59,12 @@ class RunPlan:
             return common
         if entry.paints:
             return common | {"masks": self.masks, "seed": self.seed}
-        return common | {
-            "method": {"name": entry.method, **as_record(entry.make(self.guidance_scale, self.steps))},
+        method = entry.make(self.guidance_scale, self.steps)
+        planned = {"plan": rules_of_plans(method)} if entry.settings == PLANNED else {}
+        return {
+            **common,
+            **planned,
+            "method": {"name": entry.method, **as_record(method)},
             "inversion": entry.inversion,
             "concepts": concepts,
             "masks": self.masks,

@@ -1,14 +1,14 @@
 """One task being done: its subjects learnt, its source inverted, its swaps made, each part once."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from PIL import Image
 
 from models.stable_diffusion import StableDiffusion
-from photoswap.benchmark.entries import BASELINES, NOT_INVERTED, NOTHING_LEARNT, Entry, inversion_name
+from photoswap.benchmark.entries import BASELINES, NOT_INVERTED, NOTHING_LEARNT, PLANNED, Entry, inversion_name
 from photoswap.benchmark.judge import Carried
 from photoswap.benchmark.painted import Easel, paint_task, pasted_over
 from photoswap.benchmark.plan import RunPlan
@@ -19,7 +19,8 @@ from photoswap.inversion import Inversion, encode, invert_image
 from photoswap.inversions.file import GUIDED
 from photoswap.masks import find_subjects
 from photoswap.method import Method
-from photoswap.pipeline import Reference, SwapResult, swap
+from photoswap.pipeline import Reference, SwapRequest, swap_all
+from photoswap.plan_search import plan_swap
 from photoswap.turns import Turn
 from train.concepts import apply_concept
 
@@ -85,10 +86,15 @@ class Workbench:
         for i, turn in enumerate(self.task.turns(self.called(entry.concept))):
             inversion, spent = self.inverted(models[i], entry, method, turn, picture if i else None)
             start = time.perf_counter()
-            result = self._swapped(models[i], inversion, method, turn, i)
+            request, told = self._request(models[i], inversion, method, turn, i), {}
+            if entry.settings == PLANNED:
+                chosen = plan_swap(models[i], request, class_word=self.task.species[i])
+                request, told = replace(request, method=chosen.method), {"plan": chosen.record()}
+                rows += chosen.row_calls
+            (result,) = swap_all(models[i], [request])
             picture, rows = result.result, rows + int(result.settings["row_calls"])
             seconds += spent + time.perf_counter() - start
-            done.append(result.settings)
+            done.append({**result.settings, **told})
         return EntryResult(picture, round(seconds, 3), rows, done)
 
     def inverted(
@@ -110,13 +116,12 @@ class Workbench:
             self._inverted[key] = found
         return found
 
-    def _swapped(
+    def _request(
         self, model: StableDiffusion, inversion: Inversion, method: Method, turn: Turn, number: int
-    ) -> SwapResult:
+    ) -> SwapRequest:
         """One swap; with a mask where the method wants one, and where several subjects are swapped one by one."""
         masked = "mask" in method.wants or len(self.task.newcomers) > 1
-        return swap(
-            model,
+        return SwapRequest(
             inversion,
             turn.target,
             method,

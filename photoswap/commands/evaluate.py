@@ -9,7 +9,7 @@ torchrun sets that by itself. docs/benchmark.md says what each score is.
 
 examples:
   photoswap evaluate --tasks 8 --methods photoswap prompt-to-prompt plain
-  photoswap evaluate --tasks 32 --split test --settings published tuned
+  photoswap evaluate --tasks 32 --split test --settings published tuned auto
   photoswap evaluate --kind pair --tasks 4 --methods photoswap --masks true
   photoswap evaluate --methods photoswap --inversions all --guidance 7.5
   photoswap evaluate --tasks 8 --methods photoswap painters --painter runs/paint/painter.safetensors
@@ -69,9 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--settings",
         nargs="+",
-        choices=("published", "tuned"),
+        choices=("published", "tuned", "auto"),
         default=["published"],
-        help="the methods' own, or those found on dev by python -m photoswap.benchmark.tune (default: published)",
+        help="the methods' own; those found on dev by python -m photoswap.benchmark.tune; those chosen for each task, "
+        "as `photoswap swap --plan auto` does (default: published)",
     )
     group.add_argument(
         "--painter", metavar="MODEL", help="the network trained to paint, for painter: a checkpoint, or a name"
