@@ -29,7 +29,7 @@ from train.data import PIXELS_AT_ONCE, Stream, encode_moments
 from train.learner import Learner
 from train.loss import dreambooth_loss, squared_error
 from train.ready import ready_to_learn
-from train.small_moments import WIDENED_AT_ONCE, WIDE_EACH, SmallMomentsAdamW
+from train.small_moments import WIDE_EACH, WIDENED_AT_ONCE, SmallMomentsAdamW
 from weights.load import networks_of
 
 ALLOWANCE = 10**9  # what libraries may take inside of one operation, and lose between what they were given
