@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+from test_parallel import in_two
 from torch import nn
 
 from train.miniature.loop import Budget, Trainer, pace, streams
+from train.parallel import Team
 from weights.atomic import HIDDEN
 
 
@@ -172,17 +174,41 @@ def test_it_saves_now_and_then(tmp_path, device, clock):
 
 def test_of_several_processes_one_writes_and_gradients_are_averaged(tmp_path, device, monkeypatch):
     one = trainer(tmp_path / "other", device)
-    one.workers.count, one.workers.rank = 2, 1
+    one.team = Team(1, 2)
     one.save()
     assert not one.path.exists()
     loss_at(one, 0).backward()
     own = [p.grad.clone() for p in one.params]
     monkeypatch.setattr(dist, "all_reduce", lambda flat: flat.add_(1.0))  # the other process has ones everywhere
-    one.workers.average(one.params)
+    one.team.average(one.params)
     for p, grad in zip(one.params, own, strict=True):
         torch.testing.assert_close(p.grad, (grad + 1) / 2)
     monkeypatch.setattr(dist, "broadcast", lambda shared, rank: shared.fill_(0.25))
-    assert one.workers.same(0.75) == 0.25
+    assert one.team.first(0.75, device) == 0.25
+
+
+def half_of(team, folder):
+    """Rows 0, 2, ... of each step's in the first process, the others in the second."""
+    one = trainer(folder, "cpu")
+    assert one.team == team
+    for step, share in one.progress():
+        x = torch.randn(6, 4, generator=torch.Generator().manual_seed(step))[team.rank :: 2]
+        one.step((one.module(x) - x[:, :2]).square().mean(), share)
+        if team.leads and step == 4:
+            one.save()
+
+
+def test_two_processes_learn_what_one_does_with_the_rows_of_both(tmp_path):
+    in_two(half_of, tmp_path / "two")
+    one = trainer(tmp_path / "one", "cpu")
+    for step, share in one.progress():
+        x = torch.randn(6, 4, generator=torch.Generator().manual_seed(step))
+        one.step((one.module(x) - x[:, :2]).square().mean(), share)
+    two = trainer(tmp_path / "two", "cpu")
+    assert two.budget.step == one.budget.step == 8
+    for name, tensor in one.module.state_dict().items():
+        torch.testing.assert_close(two.module.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)  # of steps of 0.05
+        torch.testing.assert_close(two.ema[name], one.ema[name], rtol=1e-4, atol=1e-5)
 
 
 def test_what_a_killed_run_left_half_written_is_cleared_though_nothing_more_is_saved(tmp_path, device):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from command_line import LEARN, files, paint
 from safetensors.torch import load_file
 from tiny_model import tiny_model
@@ -17,7 +18,7 @@ from photoswap.__main__ import TOLD_BY_NOW, _first_to_tell, main
 from train.config import learn_config
 from train.data import Rows
 from train.learn import learn
-from train.parallel import ALONE, Team
+from train.parallel import ALONE, Team, _batches, own_device
 
 SIZES = {"size": 64, "class_pictures": 2, "class_steps": 1, "accumulate": 2, "prior_weight": 0.5, "checkpoint_every": 1}
 
@@ -71,6 +72,23 @@ def learn_in(rank, count, port, answers, out, steps, batch, resume, method, more
         answers.put((losses, everyone))
 
 
+def in_two(function, *arguments, shards=False):
+    """Run it in two processes, with the team that each has joined; an assertion may fail in either."""
+
+    def joined(rank, port):
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        function(Team.join(torch.device("cpu"), shards), *arguments)
+        dist.destroy_process_group()
+
+    context, port = torch.multiprocessing.get_context("fork"), free_port()
+    started = [context.Process(target=joined, args=(rank, port)) for rank in range(2)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(300)
+        assert process.exitcode == 0
+
+
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("localhost", 0))
@@ -109,6 +127,41 @@ def test_each_computes_its_share_of_the_rows():
     rows = Rows(*(torch.arange(6) for _ in Rows._fields))
     assert [Team(i, 3).share(rows).t.tolist() for i in range(3)] == [[0, 1], [2, 3], [4, 5]]
     assert ALONE.share(rows).t.tolist() == list(range(6))
+
+
+def check_averages(team):
+    wide, lone, without = (torch.nn.Parameter(torch.zeros(size)) for size in ((3, 2), (5,), (1,)))
+    for parameter in (wide, lone):
+        parameter.grad = torch.full_like(parameter, float(team.rank)) + torch.arange(parameter.numel()).view_as(
+            parameter
+        )
+    team.average([wide, without, lone])
+    for parameter in (wide, lone):
+        assert torch.equal(parameter.grad, 0.5 + torch.arange(parameter.numel()).view_as(parameter))
+    assert without.grad is None
+    device = torch.device("cpu")
+    assert team.first(team.rank + 0.25, device) == 0.25 and team.mean(team.rank, device) == 0.5
+    assert team.any(team.leads, device) and not team.any(False, device) and team.gather(team.rank) == [0, 1]
+
+
+@pytest.mark.parametrize("at_once", [2**25, 7, 1])
+def test_what_processes_tell_each_other(monkeypatch, at_once):
+    """Gradients go all together, some together, and each by itself."""
+    monkeypatch.setattr("train.parallel.SENT_AT_ONCE", at_once)
+    in_two(check_averages)
+
+
+def test_gradients_are_sent_so_many_together(monkeypatch):
+    monkeypatch.setattr("train.parallel.SENT_AT_ONCE", 7)
+    sizes = [[len(tensor) for tensor in one] for one in _batches(map(torch.zeros, (3, 4, 1, 9, 2)))]
+    assert sizes == [[3, 4], [1], [9], [2]] and not list(_batches([]))
+
+
+def test_each_process_has_its_own_gpu(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert own_device("cuda") == "cuda" and own_device("cpu") == "cpu"
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert own_device("cuda") == "cuda:3" and own_device("cuda:1") == "cuda:1" and own_device("cpu") == "cpu"
 
 
 FAILING = """

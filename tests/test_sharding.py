@@ -1,18 +1,16 @@
 """train.sharding: processes that hold a part of the weights each learn what one does that holds them all."""
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.distributed.fsdp  # once, rather than in every process
 from command_line import LEARN, files
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
-from test_parallel import environment, free_port, learnt, torchrun
+from test_parallel import environment, in_two, learnt, torchrun
 from tiny import unet_inputs
 from tiny_model import drawn_model, tiny_config, tiny_model
 
@@ -102,23 +100,6 @@ def test_a_stopped_run_of_pieces_goes_on_as_if_never_stopped(tmp_path):
     assert others[0] == pytest.approx(others[1], rel=1e-9)  # by one process, and by two that hold all
 
 
-def in_two(function, *arguments):
-    """Run it in two processes that are joined; each gives its rank first."""
-
-    def joined(rank, port):
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-        function(Team.join(torch.device("cpu"), shards=True), *arguments)
-        dist.destroy_process_group()
-
-    context, port = torch.multiprocessing.get_context("fork"), free_port()
-    started = [context.Process(target=joined, args=(rank, port)) for rank in range(2)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(300)
-        assert process.exitcode == 0
-
-
 def check_pieces(team):
     model = exact_model()
     before = {name: p.clone() for name, p in model.unet.named_parameters()}
@@ -148,7 +129,7 @@ def check_pieces(team):
 
 
 def test_each_process_holds_its_part_and_the_model_stays_as_it_was():
-    in_two(check_pieces)
+    in_two(check_pieces, shards=True)
 
 
 def test_what_is_cut_up():

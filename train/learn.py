@@ -5,15 +5,10 @@ pictures in, progress, checkpoints, the concept out.
 """
 
 import math
-import signal
-import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import TypeAlias
 
 import torch
@@ -26,6 +21,7 @@ from models.threads import in_suited_threads
 from train.concepts import Concept
 from train.config import FREE, LearnConfig
 from train.data import CentreCrops, Examples, PictureSource, Stream, Together, mirrored, read_pictures
+from train.interrupt import deferring_ctrl_c
 from train.learner import Learner, check_state
 from train.memory import recomputes
 from train.methods import method_of
@@ -40,7 +36,6 @@ from weights.atomic import atomic, check_space, clear
 from weights.records import listed, quoted, shown
 
 CHECKPOINT_FILE, CLASS_FOLDER, SAMPLE_FOLDER = "checkpoint.safetensors", "class", "samples"
-TOLD_TWICE = 10.0  # seconds within which torchrun hands on the Ctrl-C that the terminal has sent too
 OneSubject: TypeAlias = PictureSource | Sequence[PictureSource]
 References: TypeAlias = OneSubject | Mapping[str, OneSubject]
 AVERAGED_LOSSES = 20  # losses averaged in the progress bar: one alone says more of its timestep than of progress
@@ -251,7 +246,7 @@ def _run(learner: Learner, size: int, about: RunRecord, watch: Watch) -> None:
     config, recent = learner.config, deque[float](maxlen=AVERAGED_LOSSES)
     bar = tqdm(total=config.steps, initial=learner.done, desc=f"learning {config.token!r}", disable=not watch.progress)
     try:
-        with bar, _deferring_ctrl_c(TOLD_TWICE if learner.team.count > 1 else 0.0) as interrupted:
+        with bar, deferring_ctrl_c(learner.team.count > 1) as interrupted:
             while learner.done < config.steps:
                 recent.append(learner.step())
                 bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}", refresh=False)
@@ -307,28 +302,3 @@ def _concept(learner: Learner, about: RunRecord) -> Concept:
         changes=learner.placed.changes(),
         words=learner.placed.words(),
     )
-
-
-@contextmanager
-def _deferring_ctrl_c(again: float = 0.0) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C is noted, not raised, so that no step is left half made; yields whether it came. A second one raises.
-
-    again: seconds for which a second one is the first once more. Only Python's own handling is replaced, and only in
-    the main thread, where alone Ctrl-C arrives.
-    """
-    noted: list[float] = []
-    mine = threading.current_thread() is threading.main_thread()
-    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        noted.append(time.monotonic())
-        if noted[-1] - noted[0] > again or (len(noted) > 1 and not again):
-            signal.default_int_handler(number, frame)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(noted)
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,7 +6,7 @@ from the same stream, and each computes its own. Each holds all that learns, or 
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -19,11 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from train.config import LearnConfig
 from train.data import Rows
-from train.sharding import in_pieces, worth_cutting
+from train.sharding import in_pieces, is_piece, worth_cutting
 from weights.load import Model
 from weights.names import NetworkName
 
 Settings = TypeVar("Settings", bound=LearnConfig)
+SENT_AT_ONCE = 2**25  # numbers sent together: few calls, and little memory beside a large network's gradients
 PATIENCE = timedelta(days=2)  # others wait while one draws samples, or is at its last concept
 
 
@@ -99,6 +100,17 @@ class Team:
         """The model to learn with, these of its networks in pieces; afterwards the model has not changed."""
         return in_pieces(model, names) if names else nullcontext(model)
 
+    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every gradient by its mean over the processes; pieces' are that already."""
+        if self.count == 1:
+            return
+        for grads in _batches([p.grad for p in parameters if p.grad is not None and not is_piece(p)]):
+            flat = torch.cat([grad.reshape(-1) for grad in grads])
+            dist.all_reduce(flat)
+            flat /= self.count
+            for grad, mean in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+                grad.copy_(mean.view_as(grad))
+
     def mean(self, value: float, device: torch.device) -> float:
         """The mean of all processes' values."""
         return self._reduced(value, device) / self.count
@@ -114,6 +126,14 @@ class Team:
         dist.all_reduce(shared)
         return shared.item()
 
+    def first(self, value: float, device: torch.device) -> float:
+        """The first process' value, in all of them, once it is there."""
+        if self.count == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64, device=device)
+        dist.broadcast(shared, 0)
+        return shared.item()
+
     def gather(self, found: Any) -> list[Any]:
         """What each of them found, by rank; all wait for the last."""
         if self.count == 1:
@@ -124,6 +144,23 @@ class Team:
 
 
 ALONE = Team()
+
+
+def own_device(name: str) -> str:
+    """The device of this name; of several GPUs each process that torchrun started has its own."""
+    return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" and "LOCAL_RANK" in os.environ else name
+
+
+def _batches(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """All of them in order, so many together that they have at most SENT_AT_ONCE numbers, or one alone."""
+    together: list[Tensor] = []
+    for tensor in tensors:
+        if together and sum(one.numel() for one in together) + tensor.numel() > SENT_AT_ONCE:
+            yield together
+            together = []
+        together.append(tensor)
+    if together:
+        yield together
 
 
 class _Loss(nn.Module):

@@ -22,6 +22,7 @@ from models.vae import Autoencoder
 from train.miniature.data import SIZE, STREAMS, WORLDS, load_chunks, load_masks, mixed_scene_at, scene_at
 from train.miniature.loop import Budget, Trainer, streams
 from train.miniature.start import autoencoder_weights
+from train.parallel import own_device
 from train.world import render
 from weights.atomic import atomic
 
@@ -146,7 +147,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", default=[Path("runs/data")], help="one or more folders")
     parser.add_argument("--world", choices=WORLDS, default="small", help="the world the data shows, for held-out looks")
     parser.add_argument("--out", type=Path, default=Path("runs/autoencoder"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=own_device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--minutes", type=float, help="stop by the clock instead of by steps")
     parser.add_argument("--batch", type=int, default=8, help="crops of 64 px in each process")
@@ -176,7 +177,7 @@ def main() -> None:
     (pictures, _), masks = load_chunks(args.data), load_masks(args.data)
     running = 0.0
     for step, share in trainer.progress():
-        rng, generator = streams(args.seed, trainer.workers.rank, step)
+        rng, generator = streams(args.seed, trainer.team.rank, step)
         side, count = (SIZE, max(args.batch // 4, 1)) if share > 1 - args.full else (64, args.batch)
         images, subjects = batch(pictures, masks, count, side, rng)
         images = images.to(args.device, memory_format=torch.channels_last)
@@ -186,9 +187,9 @@ def main() -> None:
         running = running * 0.98 + square.item() * 0.02 if running else square.item()
         if step % 50 == 0:
             trainer.bar.set_postfix_str(f"step {step} psnr {10 * np.log10(4 / running):.2f} dB")
-        if step % 500 == 0 and trainer.workers.rank == 0:
+        if step % 500 == 0 and trainer.team.leads:
             tqdm.write(f"step {step} {judged(trainer.ema, args.world, args.device, count=32)}")
-    if trainer.workers.rank == 0:
+    if trainer.team.leads:
         finished = Autoencoder(MINIATURE.vae).to(args.device)
         finished.load_state_dict(trainer.ema)
         if not args.freeze_encoder:

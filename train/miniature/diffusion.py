@@ -25,6 +25,7 @@ from samplers.schedule import Schedule
 from train.miniature.data import SIZE, WORLDS, load_chunks, scene_at
 from train.miniature.loop import Budget, Trainer, streams
 from train.miniature.start import autoencoder_weights, diffusion_weights
+from train.parallel import own_device
 from train.world import Scene, caption, render
 from weights.atomic import atomic
 
@@ -141,7 +142,7 @@ def main() -> None:
     parser.add_argument("--init", type=Path, help="weights to start from: a checkpoint.pt or a complete checkpoint")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, keep weights in float32")
     parser.add_argument("--out", type=Path, default=Path("runs/diffusion"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=own_device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--minutes", type=float, help="stop by the clock instead of by steps")
     parser.add_argument("--batch", type=int, default=32, help="samples in each process")
@@ -156,14 +157,14 @@ def main() -> None:
         model.load_state_dict(diffusion_weights(args.init))
     plain = ("embedding", "conv_in", "conv_out")
     trainer = Trainer(model, plain, args.lr, Budget(args.steps, args.minutes), args.out)
-    if trainer.workers.rank == 0:
+    if trainer.team.leads:
         EncodedPictures(args.out, args.data, args.autoencoder, args.device)
-    trainer.workers.same(0.0)  # the others wait until the file is there
+    trainer.team.first(0.0, trainer.device)  # the others wait until the file is there
     latents = EncodedPictures(args.out, args.data, args.autoencoder, args.device)
     held, tokenizer = HeldOut(args.world, args.autoencoder, args.device), Tokenizer()
     running = 0.0
     for step, share in trainer.progress():
-        rng, generator = streams(args.seed, trainer.workers.rank, step)
+        rng, generator = streams(args.seed, trainer.team.rank, step)
         values, texts = latents.next_batch(args.batch, rng)
         eps = torch.randn(values.shape, generator=generator).to(args.device)
         tokens = tokenizer(texts).to(args.device)
@@ -173,8 +174,8 @@ def main() -> None:
         running = running * 0.98 + loss.item() * 0.02 if running else loss.item()
         if step % 20 == 0:
             trainer.bar.set_postfix_str(f"step {step} loss {running:.4f}")
-        if step % 250 == 0 and trainer.workers.rank == 0:
-            samples = step * args.batch * trainer.workers.count
+        if step % 250 == 0 and trainer.team.leads:
+            samples = step * args.batch * trainer.team.count
             tqdm.write(
                 f"step {step} samples {samples} minutes {trainer.budget.spent / 60:.1f} held-out loss "
                 f"{held.loss(model):.4f}, of the average {held.loss_of_average(model, trainer.ema):.4f}"

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from train.miniature.muon import Muon, split
+from train.parallel import Team
 from weights.atomic import atomic, clear
 
 
@@ -30,35 +30,6 @@ def streams(seed: int, rank: int, step: int) -> tuple[np.random.Generator, torch
     """The random numbers of one step of one process: the same whether the training was stopped before it or not."""
     stream = [seed, rank, step]
     return np.random.default_rng(stream), noise(stream)
-
-
-class Workers:
-    """This process among the ones torchrun started; alone when it started none."""
-
-    def __init__(self) -> None:
-        self.count, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-        if self.count > 1:
-            dist.init_process_group("gloo")
-            torch.set_num_threads(max((os.cpu_count() or self.count) // self.count, 1))
-
-    def average(self, params: list[nn.Parameter]) -> None:
-        """Replace every gradient by its mean over the processes."""
-        if self.count == 1:
-            return
-        grads = [p.grad for p in params if p.grad is not None]
-        flat = torch.cat([g.reshape(-1) for g in grads])
-        dist.all_reduce(flat)
-        flat /= self.count
-        for g, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-            g.copy_(mean.view_as(g))
-
-    def same(self, value: float) -> float:
-        """The first process's value, in all of them."""
-        if self.count == 1:
-            return value
-        shared = torch.tensor(value, dtype=torch.float64)
-        dist.broadcast(shared, 0)
-        return shared.item()
 
 
 class Budget:
@@ -104,9 +75,12 @@ class Trainer:
         save_every: float = 240.0,
     ) -> None:
         self.module, self.budget, self.folder, self.ema_decay, self.save_every = module, budget, folder, ema, save_every
-        self.workers = Workers()
         matrices, others = split(module, plain)
         self.params = matrices + others
+        self.device = self.params[0].device
+        self.team = Team.join(self.device)
+        if self.team.count > 1:
+            torch.set_num_threads(max((os.cpu_count() or self.team.count) // self.team.count, 1))
         self.optimizers: list[torch.optim.Optimizer] = [
             Muon(matrices, lr=lr),
             torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, foreach=True),
@@ -122,12 +96,12 @@ class Trainer:
         Saves now and then, and when it is spent; always between two steps.
         """
         layout = "{l_bar}{bar}| {elapsed} {postfix}"
-        with tqdm(total=100, disable=self.workers.rank > 0, unit="%", bar_format=layout) as self.bar:
+        with tqdm(total=100, disable=not self.team.leads, unit="%", bar_format=layout) as self.bar:
             saved = self.budget.last = time.monotonic()
-            share = self.workers.same(self.budget.share)
+            share = self.team.first(self.budget.share, self.device)
             while share < 1:
                 yield self.budget.step + 1, share
-                share = self.workers.same(self.budget.share)
+                share = self.team.first(self.budget.share, self.device)
                 self.bar.update(100 * share - self.bar.n)
                 if share >= 1 or time.monotonic() - saved > self.save_every:
                     self.save()
@@ -136,7 +110,7 @@ class Trainer:
     def step(self, loss: Tensor, share: float, clip: float = 1.0) -> None:
         """One descent step on a loss, counted; share sets the pace."""
         loss.backward()
-        self.workers.average(self.params)
+        self.team.average(self.params)
         nn.utils.clip_grad_norm_(self.params, clip)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -151,7 +125,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write everything a later run needs, completely or not at all; only the first process writes."""
-        if self.workers.rank > 0:
+        if not self.team.leads:
             return
         state: dict[str, Any] = {
             "module": self.module.state_dict(),
@@ -168,7 +142,7 @@ class Trainer:
         clear(self.folder)
         if not self.path.exists():
             return
-        state = torch.load(self.path, map_location=self.params[0].device, weights_only=True)
+        state = torch.load(self.path, map_location=self.device, weights_only=True)
         self.module.load_state_dict(state["module"])
         self.ema = state["ema"]
         for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from models.images import to_tensor
 from train.miniature.data import SCENE_KINDS, STREAMS, WORLDS, load_chunks, mixed_scene_at
 from train.miniature.loop import Budget, Trainer, streams
+from train.parallel import own_device
 from train.recogniser.network import ATTRIBUTES, JOINTS, RECOGNISER_FILE, TILT, Recogniser, prepare, square_of
 from train.world import Scene, Subject, render
 from weights.atomic import atomic
@@ -154,7 +155,7 @@ def main() -> None:
     parser.add_argument("--world", choices=WORLDS, default="small", help="the world that the data shows")
     parser.add_argument("--out", type=Path, default=Path("runs/recogniser"), help="where a stopped training is kept")
     parser.add_argument("--weights", type=Path, default=RECOGNISER_FILE, help="where the finished weights go")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=own_device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--minutes", type=float, help="stop by the clock instead of by steps")
     parser.add_argument("--batch", type=int, default=64)
@@ -166,15 +167,15 @@ def main() -> None:
     trainer = Trainer(model, ("blocks.0.down", "heads", "joints"), args.lr, Budget(args.steps, args.minutes), args.out)
     questions = Questions(*load_chunks(args.data, unseen=True))
     for step, share in trainer.progress():
-        rng, _ = streams(args.seed, trainer.workers.rank, step)
+        rng, _ = streams(args.seed, trainer.team.rank, step)
         loss = recognition_loss(model, *questions.batch(args.batch, rng, args.device))
         trainer.step(loss, share)
         if step % 50 == 0:
             trainer.bar.set_postfix_str(f"step {step} loss {loss.item():.3f}")
-        if step % 500 == 0 and trainer.workers.rank == 0:
+        if step % 500 == 0 and trainer.team.leads:
             found = accuracy(finished(trainer.ema), args.world, "single", False, 200)
             tqdm.write(f"step {step} " + ", ".join(f"{name} {found[name]:.1%}" for name in ATTRIBUTES))
-    if trainer.workers.rank == 0:
+    if trainer.team.leads:
         print(accuracies(finished(trainer.ema), args.world))
         with atomic(args.weights) as place:
             save_file({name: tensor.half().cpu().contiguous() for name, tensor in trainer.ema.items()}, place)
