@@ -4,12 +4,12 @@ Paint by Example's training (arXiv:2211.13227). From a published model the U-Net
 --tower a checkpoint that has CLIP's image tower, Paint by Example's own for instance. Without --pictures the drawn
 world is painted, and the miniature is what it starts from: it learns a small tower on the way.
 
-Several processes share the work: torchrun --nproc-per-node 8 -m train.paint ... An interrupted run goes on with
---resume. The finished painter is painter.safetensors in --out, for `photoswap paint --model`.
+Several processes share the work: torchrun --nproc-per-node 8 -m train.paint ..., and with --shard the U-Net's weights
+too. An interrupted run goes on with --resume. The finished painter is painter.safetensors in --out, for `photoswap
+paint --model`.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from train.paint.config import PaintTraining, miniature_painter
 from train.paint.examples import BoxedPictures, FolderPictures, WorldPictures
 from train.paint.learn import train_painter
 from train.paint.step import start_from
+from train.parallel import own_device
 from weights.load import load, load_as
 
 # for the miniature: everything is small, and its tower starts from nothing
@@ -38,13 +39,14 @@ def main() -> None:
     parser.add_argument("--painter", help="a painter to start from instead, which goes on learning")
     parser.add_argument("--tower", help="a checkpoint of a painter whose image encoder to start from")
     parser.add_argument("--out", type=Path, default=Path("runs/paint"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=own_device, default="cuda" if torch.cuda.is_available() else "cpu")
     for name, kind in (("steps", int), ("batch", int), ("learning-rate", float), ("warm", int), ("size", int)):
         parser.add_argument(f"--{name}", type=kind)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train-tower", action=argparse.BooleanOptionalAction)
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, keep weights in float32")
     parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--shard", action="store_true", help="each process holds only its part of the U-Net")
     parser.add_argument("--save-every", type=int, default=1000)
     parser.add_argument("--makers", type=int, default=0, help="processes that draw and cut pictures ahead")
     parser.add_argument("--resume", action="store_true")
@@ -60,8 +62,6 @@ def main() -> None:
 def run(args: argparse.Namespace) -> None:
     names = ("steps", "batch", "learning_rate", "warm", "size", "train_tower")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    if args.device == "cuda":  # each process its own GPU, where torchrun started several
-        args.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     usual = ON_THE_WORLD if args.pictures is None else {}
     more = {"bfloat16": args.bf16, "gradient_checkpointing": args.gradient_checkpointing, "seed": args.seed}
     training = PaintTraining(**{**usual, **more, **given})
@@ -71,7 +71,16 @@ def run(args: argparse.Namespace) -> None:
         source = WorldPictures(args.world, training.size or model.config.native_size)
     else:
         source = FolderPictures(args.pictures, args.boxes)
-    train_painter(model, source, training, args.out, resume=args.resume, save_every=args.save_every, makers=args.makers)
+    train_painter(
+        model,
+        source,
+        training,
+        args.out,
+        resume=args.resume,
+        save_every=args.save_every,
+        makers=args.makers,
+        shards=args.shard,
+    )
 
 
 def _painter(args: argparse.Namespace) -> PaintByExample:

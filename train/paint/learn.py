@@ -1,25 +1,28 @@
 """Train a painter, step by step: resumable, and over several processes the same as in one."""
 
 import json
+import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch import Tensor
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from models.paint_by_example import PaintByExample
+from train.interrupt import deferring_ctrl_c
 from train.miniature.loop import noise
 from train.paint.config import PaintTraining
 from train.paint.examples import BoxedPictures, PaintExample, row_of
 from train.paint.step import painting_loss, prepared, what_learns
 from train.parallel import Team
+from train.sharding import is_piece, placed_as, put_together
 from weights import fingerprint
 from weights.atomic import atomic
 from weights.load import save
@@ -50,24 +53,24 @@ class Painted:
 
 
 class PaintLearner:
-    """What changes while a painter learns. model: float32, trained in place."""
+    """What changes while a painter learns. model: float32, trained in place. base: fingerprint of what it began as."""
 
-    def __init__(self, model: PaintByExample, training: PaintTraining, team: Team) -> None:
+    def __init__(self, model: PaintByExample, training: PaintTraining, team: Team, base: str) -> None:
         if model.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"the model is in {model.dtype}, where steps round to nothing; load it in float32")
         if training.batch % team.count:
             raise ValueError(f"batch {training.batch} does not split over {team.count} processes; want a multiple")
-        self.model, self.training, self.team, self.done = model, training, team, 0
+        self.model, self.training, self.team, self.base, self.done = model, training, team, base, 0
+        self.between_steps = True
         for network in model.networks.values():
             network.requires_grad_(False)
         self.learning = what_learns(model, training.train_tower)
         for parameter in self.learning.values():
             parameter.requires_grad_(True)
         model.unet.gradient_checkpointing = training.gradient_checkpointing
-        self.base = fingerprint(model)
-        self.optimizer = torch.optim.AdamW(
-            self.learning.values(), lr=training.learning_rate, weight_decay=training.weight_decay
-        )
+        alike = [[p for p in self.learning.values() if is_piece(p) == cut] for cut in (True, False)]  # the U-Net first
+        groups = [{"params": parameters} for parameters in alike if parameters]
+        self.optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
 
     @property
     def rows(self) -> range:
@@ -76,6 +79,7 @@ class PaintLearner:
 
     def step(self, examples: Sequence[PaintExample]) -> float:
         """One step on this process's rows of it. Returns the loss over all of them. Raises ValueError for a NaN."""
+        self.between_steps = False
         training, model, step = self.training, self.model, self.done
         shared = np.random.default_rng([training.seed, step])
         empty = bool(shared.random() < training.unconditional)
@@ -85,9 +89,10 @@ class PaintLearner:
         eps = torch.cat([torch.randn((1, *latents.shape[1:]), generator=g) for g in generators]).to(latents)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=training.bfloat16):
             errors = painting_loss(model, latents, rest, keep, references, t, eps, empty)
-        loss = errors.sum() / training.batch
+        loss = errors.mean()
         loss.backward()
-        total = self._summed(loss.detach())
+        self.team.average(self.learning.values())
+        total = self.team.mean(loss.item(), model.device)
         if not total < float("inf"):
             raise ValueError(f"the loss is {total} at step {step + 1}; lower the learning rate and start again")
         for group in self.optimizer.param_groups:
@@ -95,22 +100,18 @@ class PaintLearner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.done += 1
+        self.between_steps = True
         return total
 
-    def _summed(self, loss: Tensor) -> float:
-        """The loss over all processes; their gradients are added up on the way."""
-        if self.team.count > 1:
-            grads = [p.grad for p in self.learning.values() if p.grad is not None]
-            for grad in grads:
-                dist.all_reduce(grad)
-            dist.all_reduce(loss)
-        return loss.item()
-
     def state(self) -> dict[str, Any]:
-        """All it takes to go on later."""
+        """All it takes to go on later. Of processes that hold pieces all ask for it, and the first gets the numbers."""
+        keep, optimizer = self.team.leads, self.optimizer.state_dict()
+        moments = {
+            i: {key: put_together(value, keep) for key, value in own.items()} for i, own in optimizer["state"].items()
+        }
         return {
-            "weights": {name: p.detach() for name, p in self.learning.items()},
-            "optimizer": self.optimizer.state_dict(),
+            "weights": {name: put_together(p.detach(), keep) for name, p in self.learning.items()},
+            "optimizer": {**optimizer, "state": moments},
             "done": self.done,
             "base": self.base,
             "settings": json.dumps(self.training.settings()),
@@ -127,9 +128,21 @@ class PaintLearner:
             raise ValueError(f"the run in {where} was begun with another model; resume it with that")
         with torch.no_grad():
             for name, parameter in self.learning.items():
-                parameter.copy_(state["weights"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+                parameter.copy_(placed_as(state["weights"][name], parameter))
+        places = list(self.learning.values())
+        moments = {
+            i: {key: value if key == "step" else placed_as(value, places[i]) for key, value in own.items()}
+            for i, own in state["optimizer"]["state"].items()
+        }
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.done = state["done"]
+
+    @torch.no_grad()
+    def bring_home(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Put what was learnt in pieces into these parameters of the same names, in every process."""
+        for name, learnt in self.learning.items():
+            if is_piece(learnt):
+                parameters[name].copy_(put_together(learnt))
 
 
 def train_painter(
@@ -143,52 +156,77 @@ def train_painter(
     makers: int = 0,
     progress: bool = True,
     on_step: Callable[[int, float], None] | None = None,
+    shards: bool = False,
 ) -> Painted:
     """Train a painter in place, and write it to painter.safetensors in `out`.
 
     source: pictures with boxes. resume: go on from the checkpoint in `out`, bit for bit as if never stopped.
     save_every: steps between checkpoints. makers: processes that make rows ahead; 0 makes them here. on_step: told the
     step, from 1, and its loss. In processes that torchrun started, each takes its share of every step's rows, the sums
-    are those of one process within rounding, and the first one alone writes.
-    Raises ValueError for a checkpoint of another run, for one that is there and not to be resumed, and for a loss that
-    is no number. Ctrl-C leaves a checkpoint.
+    are those of one process within rounding, and the first one alone writes. shards: each process holds only its part
+    of the U-Net while it learns (train/sharding.py).
+    Raises ValueError for a checkpoint of another run, for one that is there and not to be resumed, for one process that
+    shards, and for a loss that is no number. Ctrl-C leaves a checkpoint between two steps; a second one ends at once.
     """
     out = Path(out)
     size = training.size or model.config.native_size
     if size % model.config.granularity:
         raise ValueError(f"size is {size}; {model.config.name} wants a multiple of {model.config.granularity}")
-    learner = PaintLearner(model, training, Team.join(model.device))
-    path = out / PAINT_CHECKPOINT
+    path, team, base = out / PAINT_CHECKPOINT, Team.join(model.device, shards), fingerprint(model)
     if path.exists() != resume:
         told = (
             "has a run to go on from: resume it, or name another" if path.exists() else "has no run to resume: name its"
         )
         raise ValueError(f"{out} {told} folder")
-    if resume:
-        learner.restore(torch.load(path, map_location=model.device, weights_only=True), str(out))
-    rows = PaintRows(source, training.seed, size, model.config.image.size, learner.rows)
-    losses: list[float] = []
-    bar = tqdm(
-        total=training.steps, initial=learner.done, desc="training", disable=not progress or not learner.team.leads
-    )
-    try:
-        with bar, warnings.catch_warnings():
-            for examples in _ahead(rows, range(learner.done, training.steps), makers):
-                losses.append(learner.step(examples))
-                bar.set_postfix(loss=f"{np.mean(losses[-AVERAGED:]):.4f}", refresh=False)
-                bar.update()
-                if on_step:
-                    on_step(learner.done, losses[-1])
-                if learner.done % save_every == 0:
-                    _keep(learner, path)
-    except KeyboardInterrupt:
-        _keep(learner, path)
-        raise
-    _keep(learner, path)
-    if learner.team.leads:
+    own = what_learns(model, training.train_tower)
+    with team.spread(model, team.cut(model, own)) as learning:
+        learner = PaintLearner(learning, training, team, base)
+        if resume:
+            learner.restore(torch.load(path, map_location="cpu", weights_only=True), str(out))
+        rows = PaintRows(source, training.seed, size, model.config.image.size, learner.rows)
+        losses: list[float] = []
+
+        def note(loss: float) -> None:
+            losses.append(loss)
+            if on_step:
+                on_step(learner.done, loss)
+
+        _run(learner, rows, path, save_every, makers, progress and team.leads, note)
+        learner.bring_home(own)
+    if team.leads:
         model.unet.gradient_checkpointing = False
         save(model, out / PAINTER_FILE)
     return Painted(learner.done, losses)
+
+
+def _run(
+    learner: PaintLearner,
+    rows: PaintRows,
+    path: Path,
+    save_every: int,
+    makers: int,
+    progress: bool,
+    note: Callable[[float], None],
+) -> None:
+    """Step until done, keeping checkpoints. note: told the loss of each step."""
+    team, steps, recent = learner.team, learner.training.steps, deque[float](maxlen=AVERAGED)
+    bar = tqdm(total=steps, initial=learner.done, desc="training", disable=not progress)
+    try:
+        with bar, warnings.catch_warnings(), deferring_ctrl_c(team.count > 1) as interrupted:
+            for examples in _ahead(rows, range(learner.done, steps), makers):
+                recent.append(learner.step(examples))
+                bar.set_postfix(loss=f"{np.mean(recent):.4f}", refresh=False)
+                bar.update()
+                note(recent[-1])
+                if learner.done % save_every == 0 and learner.done < steps:
+                    _keep(learner, path)
+                if team.any(interrupted(), learner.model.device):
+                    raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        if learner.between_steps:
+            _keep(learner, path)
+        raise
+    _keep(learner, path)
 
 
 def _ahead(rows: PaintRows, steps: range, makers: int) -> Iterator[list[PaintExample]]:
@@ -197,11 +235,24 @@ def _ahead(rows: PaintRows, steps: range, makers: int) -> Iterator[list[PaintExa
         yield from (rows[step] for step in steps)
         return
     yield from DataLoader(
-        rows, batch_size=None, sampler=steps, num_workers=makers, prefetch_factor=4, multiprocessing_context="spawn"
+        rows,
+        batch_size=None,
+        sampler=steps,
+        num_workers=makers,
+        prefetch_factor=4,
+        multiprocessing_context="spawn",
+        worker_init_fn=_without_ctrl_c,
     )
 
 
+def _without_ctrl_c(_: int) -> None:
+    """A maker leaves Ctrl-C to the process that learns, which still wants its rows."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _keep(learner: PaintLearner, path: Path) -> None:
-    if learner.team.leads:
+    team = learner.team
+    state = learner.state() if team.leads or team.shards else {}  # pieces come together from all processes
+    if team.leads:
         with atomic(path) as place:
-            torch.save(learner.state(), place)
+            torch.save(state, place)
