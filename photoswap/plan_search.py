@@ -24,7 +24,7 @@ from weights.checksum import digest_of
 from .masks import TIMESTEPS, find_subject
 from .method import Method
 from .methods import Photoswap, name_of
-from .pipeline import SwapRequest, SwapResult, decoded, rows_alone, swap_all
+from .pipeline import SwapRequest, decoded, rows_alone, swap_all
 from .plan_scores import Critic, summed_scores
 from .tokens import replace_word
 
@@ -118,17 +118,8 @@ def plan_swap(
     prompts = rival_prompts(request, class_word)
     apart = sum(rows_alone(model, replace(request, method=method)) for method in methods)
     notes = Draft.opened(draft, _asked(model, request, prompts))
-    critic: Critic | None = None
-    with tqdm(total=len(methods), desc="plan", disable=not progress) as bar:
-        for first in range(0, len(methods), at_once):
-            part = [method for method in methods[first : first + at_once] if _key(method) not in notes.scores]
-            if part:
-                critic = critic or _critic(model, request, prompts, notes)
-                for method, result in zip(part, _swapped(model, request, part, notes), strict=True):
-                    notes.scores[_key(method)] = critic.scores(result.target_latents, result.target)
-                    notes.row_calls += critic.rows
-                notes.write()
-            bar.update(min(at_once, len(methods) - first))
+    parts = [methods[first : first + at_once] for first in range(0, len(methods), at_once)]
+    _judge(model, request, parts, prompts, notes, progress)
     scores = [notes.scores[_key(method)] for method in methods]
     sums = [round(one, 9) for one in summed_scores(scores)]  # so that rounding parts no equals
     names = TRIED_VALUES[name_of(base)]
@@ -218,11 +209,29 @@ def read_drafts(file: Path | None) -> dict[str, Any]:
     return found
 
 
-def _swapped(model: StableDiffusion, request: SwapRequest, part: Sequence[Method], notes: Draft) -> list[SwapResult]:
-    """A swap by each of the methods, in one tree."""
-    results = swap_all(model, [replace(request, method=method) for method in part])
-    notes.row_calls += results[0].settings["row_calls"]
-    return results
+def _judge(
+    model: StableDiffusion,
+    request: SwapRequest,
+    parts: Sequence[Sequence[Method]],
+    prompts: tuple[str, str],
+    notes: Draft,
+    progress: bool,
+) -> None:
+    """Swap by the methods that are not judged yet, a tree for each part, and note their scores; the bar shows steps."""
+    critic: Critic | None = None
+    steps = parts[0][0].steps - parts[0][0].first
+    with tqdm(total=len(parts) * steps, desc=f"plan of {sum(map(len, parts))} swaps", disable=not progress) as bar:
+        for number, part in enumerate(parts, 1):
+            if missing := [method for method in part if _key(method) not in notes.scores]:
+                critic = critic or _critic(model, request, prompts, notes)
+                requests = [replace(request, method=method) for method in missing]
+                results = swap_all(model, requests, on_moment=lambda _: bar.update() and None)
+                notes.row_calls += results[0].settings["row_calls"]
+                for method, result in zip(missing, results, strict=True):
+                    notes.scores[_key(method)] = critic.scores(result.target_latents, result.target)
+                    notes.row_calls += critic.rows
+                notes.write()
+            bar.update(number * steps - bar.n)
 
 
 def _critic(model: StableDiffusion, request: SwapRequest, prompts: tuple[str, str], notes: Draft) -> Critic:

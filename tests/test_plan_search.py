@@ -166,6 +166,11 @@ def test_a_stopped_plan_goes_on_to_the_same_end(model, request_, found, tmp_path
         plan_swap(model, request_, fixed=("A",), at_once=4, draft=file)
 
 
+def test_the_bar_shows_every_step_of_every_tree(model, request_, capsys):
+    plan_swap(model, request_, fixed=("phi", "A"), at_once=2, progress=True)  # three swaps in two trees of five steps
+    assert "plan of 3 swaps: 100%" in capsys.readouterr().err.split("\r")[-1]
+
+
 def test_with_a_mask_the_background_is_kept_and_identity_decides(model, request_):
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (16, 16, 48, 48))
