@@ -42,9 +42,11 @@ class WholeWords:
         return [(self.ids.setdefault(word, len(self.ids) + 1), word) for word in text.split()]
 
     def __call__(self, texts) -> torch.Tensor:
-        texts = [texts] if isinstance(texts, str) else texts
-        rows = [[510, *(token for token, _ in self.words(text)), 511] for text in texts]
-        return torch.tensor([row + [0] * (self.length - len(row)) for row in rows])
+        return torch.tensor([self._row(text) for text in ([texts] if isinstance(texts, str) else texts)])
+
+    def _row(self, text: str) -> list[int]:
+        row = [510, *(token for token, _ in self.words(text)), 511]
+        return row + [0] * (self.length - len(row))
 
 
 @dataclass(frozen=True)
