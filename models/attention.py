@@ -90,8 +90,8 @@ class Attention(nn.Module):
         return self.split(self.to_k(context)), self.split(self.to_v(context))
 
     def split(self, x: Tensor) -> Tensor:
-        # heads are consecutive slices of the channels, as in the published weights
-        return rearrange(x, "b n (h d) -> b h n d", h=self.heads)
+        # (b n h d) to (b h n d); heads are consecutive slices of the channels, as in the published weights
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def combine(self, q: Tensor, k: Tensor, v: Tensor, hook: Hook) -> Tensor:
         """Attend and project back, (b n c), with the hook in each gap."""
@@ -99,7 +99,7 @@ class Attention(nn.Module):
         parts = answer if isinstance(answer, list) else [answer]
         done = [attend(*part) if hook.map is None else mapped_attention(*part, hook.map) for part in parts]
         heads = done[0] if len(done) == 1 else torch.cat(done)
-        return self.to_out(hook.output(rearrange(heads, "b h n d -> b n (h d)")))
+        return self.to_out(hook.output(heads.transpose(1, 2).flatten(2)))  # (b n h d) to (b n c)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from models.attention import CrossAttention, KeysValues, PreparedContext, SelfAttention
@@ -86,7 +85,7 @@ class SpatialTransformer(nn.Module):
         self.sites = tuple(s for one in layers for s in (one._replace(kind="self"), one._replace(kind="cross")))
 
     def forward(self, x: Tensor, context: Context, hooks: Hooks = NO_HOOKS) -> Tensor:
-        tokens = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))
+        tokens = self.proj_in(self.norm(x).flatten(2).mT)  # (b c h w) to (b n c)
         for block in self.blocks:
             tokens = block(tokens, context, hooks)
-        return x + rearrange(self.proj_out(tokens), "b (h w) c -> b c h w", h=x.shape[2])
+        return x + self.proj_out(tokens).mT.unflatten(2, x.shape[2:])

@@ -16,6 +16,7 @@ the map built (`readable`).
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -183,7 +184,7 @@ def fused(rows: Sequence[Sequence[Term]], device: torch.device) -> Hook:
         return [call(q, k, v) for call in calls]
 
     def answer(heads: Tensor) -> Tensor:
-        added = {i: sum(_share(heads[at], where) for at, where in parts) for i, parts in sums.items()}
+        added = {i: reduce(torch.add, (_share(heads[at], where) for at, where in parts)) for i, parts in sums.items()}
         out = first(heads)
         for i, total in added.items():
             out[i] = total
@@ -201,14 +202,19 @@ class _Call:
         self.v = [_Rows([term.v[part] for term in terms], device, count) for part in range(len(terms[0].v))]
         self.within = terms[0].within
         self.values = [term.values for term in terms]
+        self.is_mixed = any(values is not None for values in self.values)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Projections:
-        k, v = _joined([rows(k) for rows in self.k]), _joined([rows(v) for rows in self.v])
+        k = _joined([rows(k) for rows in self.k])
+        v = self.mixed(v) if self.is_mixed else _joined([rows(v) for rows in self.v])
         if self.within is not None:
             k, v = k[:, :, self.within], v[:, :, self.within]
-        if any(values is not None for values in self.values):
-            v = torch.stack([x if w is None else _mixed(w.to(x), x) for w, x in zip(self.values, v, strict=True)])
         return self.q(q), k, v
+
+    def mixed(self, v: Tensor) -> Tensor:
+        """The values of each term, those that are mixed multiplied; only A's are, whose keys are one row's."""
+        taken = (v[row] for row in self.v[0].rows)
+        return torch.stack([x if w is None else _mixed(w.to(x), x) for w, x in zip(self.values, taken, strict=True)])
 
 
 def readable(rows: Sequence[Sequence[Term]], site: Site, device: torch.device) -> Hook:
@@ -251,7 +257,10 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 def _mixed(values: Tensor, v: Tensor) -> Tensor:
     """Values (h m d) mixed by a matrix (m m), or each taken by its share (m,)."""
-    return values @ v if values.ndim == 2 else values[:, None] * v
+    if values.ndim == 1:
+        return values[:, None] * v
+    heads, places, _ = v.shape  # one product for all heads, which lie side by side
+    return (values @ v.transpose(0, 1).reshape(places, -1)).unflatten(1, (heads, -1)).transpose(0, 1)
 
 
 def _mixed_map(probabilities: Tensor, values: Tensor | None) -> Tensor:
@@ -266,6 +275,7 @@ class _Rows:
     """A gather of rows, which costs nothing where they lie at even distances: then it is a view."""
 
     def __init__(self, rows: Sequence[int], device: torch.device, count: int | None = None) -> None:
+        self.rows = tuple(rows)
         self.in_place = list(rows) == list(range(len(rows) if count is None else count))
         self.index = torch.tensor(list(rows), device=device)
         distances = {after - before for before, after in pairwise(rows)} or {1}

@@ -23,7 +23,8 @@ from .method import Follower, Latents, Method, Run, Update
 from .origins import Renamed, in_run, renamed_update, seen_by
 from .pictures import Picture
 
-KEPT_BESIDE = 0.04  # of what plain sampling holds: what is kept beside it
+KEPT_BESIDE = 0.04  # of what plain sampling holds: what may be kept beside it
+KEPT_INSTEAD = 0.9  # of what rows left out would hold; kernels want memory of their own beside
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,11 +181,11 @@ class _Call:
 def _room(run: Run, phase: Phase) -> float:
     """How many elements may be kept over a phase so that it holds hardly more than plain sampling of the pictures.
 
-    Rows that are not computed leave room for keys and values of the text; where all are, a small share is given.
+    Rows that are not computed leave room for keys and values of the text, and a small share is given in any case.
     """
     size = next(iter(run.pictures.values())).size
     plain = sum(len(picture.halves(phase.steps[0].index)) for picture in run.pictures.values())
-    return ((1 + KEPT_BESIDE) * plain - len(phase.rows)) * run.unet.held(size)
+    return (KEPT_BESIDE * plain + KEPT_INSTEAD * (plain - len(phase.rows))) * run.unet.held(size)
 
 
 def _guided(run: Run, name: str, outputs: Mapping[Row, Tensor], latents: Tensor, step: Step) -> Tensor:
