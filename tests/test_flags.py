@@ -136,16 +136,33 @@ EVALUATE = {
     **{"--masks": ["true"], "--steps": ["3"], "--guidance": ["2"], "--learning-steps": ["3"]},
     **{"--cache": ["there"], "--recogniser": ["in.safetensors"]},
     **{"--painter": ["elsewhere"], "--features": ["in.safetensors"]},
+    **{"--cocoee": ["."], "--real": ["refs"], "--mixture": ["in.safetensors"], "--words": ["words.txt"]},
 }
+ON_COCOEE = ["evaluate", "--cocoee", "bench", "--real", "refs", "--out", "out"]
+OF_COCOEE = dict.fromkeys(("--real", "--mixture", "--words"), NOTHING)
+OF_WORLD = ("--split", "--kind", "--inversions", "--concepts", "--settings", "--masks", "--learning-steps", "--cache")
 
 # a case: its line, its flags with a value that changes something, and those refused, with a part of the sentence
 CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
     "evaluate": (
         ["evaluate", "--methods", "photoswap", "--out", "out"],
         EVALUATE,
-        {"--painter": NOTHING, "--features": NOTHING},
+        {"--painter": NOTHING, "--features": NOTHING, "--cocoee": "no prompts to swap by", **OF_COCOEE},
     ),
-    "evaluate painters": (["evaluate", "--methods", "photoswap", "painters", "--out", "out"], EVALUATE, {}),
+    "evaluate painters": (
+        ["evaluate", "--methods", "photoswap", "painters", "--out", "out"],
+        EVALUATE,
+        {"--cocoee": "no prompts to swap by", **OF_COCOEE},
+    ),
+    "evaluate COCOEE": (
+        [*ON_COCOEE, "--methods", "blended-text", "painter", "--painter", "elsewhere", "--words", "words.txt"],
+        {
+            **{**EVALUATE, "--painter": ["nowhere"], "--words": ["more-words.txt"]},
+            **{"--methods": ["paste-harmonise"], "--real": ["masks"]},
+        },
+        {**dict.fromkeys((*OF_WORLD, "--recogniser"), NOTHING), "--cocoee": "has no folder GT_3500"}
+        | {"--methods": "--painter changes nothing"},
+    ),
     "demo": (["demo", "--out", "a.png"], {**COMMON, "--out": ["b.png"]}, {}),
     "generate": (["generate", "a cat", "--out", "a.png"], GENERATE, {}),
     "generate at guidance 1": (
@@ -420,6 +437,7 @@ def noted(model, inversion, monkeypatch):
         "photoswap.benchmark.judge.find_judge": (Judge(), []),
         "photoswap.benchmark.entries.tuned_settings": (("phi", 3),),
         "photoswap.benchmark.report.run_and_report": [],
+        "photoswap.benchmark.cocoee_report.run_cocoee": [],
         "photoswap.figures.attention.look": SeenMaps(torch.eye(16), torch.ones(77, 4, 4), (4, 4), (0,)),
         "photoswap.figures.drawing.component_row": ([picture], ["a"]),
         "train.learn.learn": None,
@@ -505,6 +523,13 @@ def lay_out(home, inversion, outputs):
     Image.linear_gradient("L").resize((64, 64)).save(home / "other-mask.png")
     Image.new("L", (64, 64), 255).save(home / "mask.png")
     Image.new("L", (128, 128), 255).save(home / "large.png")
+    for name, end in (("GT_3500", "GT"), ("Ref_3500", "ref"), ("Mask_bbox_3500", "mask")):
+        for number in range(3):
+            file = home / "bench" / name / f"{number:012d}_{end}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (64, 64), 255).save(file)
+    for name in ("words.txt", "more-words.txt"):
+        (home / name).write_text("".join(f"{number} {name[:4]}\n" for number in range(3)))
     inversion.save(home / "in.safetensors")
     for name in outputs:
         (home / name).parent.mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from PIL import Image
@@ -28,6 +29,11 @@ from weights import fingerprint
 
 ROOM, REST = 5 / 128, 10 / 512  # of the picture's width: of a mask around the subject, of a reference around its own
 BY_WORDS: dict[str, Any] = {"sampler": "ddim", "eta": 1.0, "guidance_scale": 7.5}  # Stable Diffusion's inpainting
+
+
+def needs_base(entry: Entry) -> bool:
+    """Whether an entry that paints does it by the model that swaps."""
+    return entry.method != PAINTER and PAINT_METHODS[entry.method].usual_model is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,17 +62,21 @@ class Easel:
         method = replace(method, guidance_scale=min(method.guidance_scale, guidance_scale))
         return method if steps is None else replace(method, steps=steps)
 
-    def model(self, entry: Entry, base: LatentDiffusion) -> LatentDiffusion | None:
+    def model(self, entry: Entry, base: LatentDiffusion | None) -> LatentDiffusion | None:
         """What the entry runs on."""
         if entry.method == PAINTER:
             return self.painter
-        return base if PAINT_METHODS[entry.method].usual_model else None
+        return base if needs_base(entry) else None
 
-    def told(self, entry: Entry, reference: Image.Image, mask: Image.Image | None, word: str) -> Told:
-        """What the entry is told, of all that is known of a newcomer. word: what it is, "cat"."""
-        words = f"a photo of {article(word)} {word}"
+    def told(self, entry: Entry, reference: Image.Image, mask: Image.Image | None, word: str | None) -> Told:
+        """What the entry is told, of all that is known of a newcomer. word: what it is, "cat"; None where unknown.
+
+        Raises ValueError where it is told by nothing else.
+        """
+        self.check(entry, word is not None)
+        words = None if word is None else f"a photo of {article(word)} {word}"
         if entry.method == PAINTER:
-            return Told(prompt=words) if isinstance(self.painter, StableDiffusion) else Told(reference)
+            return Told(prompt=words) if self._by_words(entry) else Told(reference)
         kind = PAINT_METHODS[entry.method]
         heard = (*kind.wants, *kind.heeds)
         told = Told(reference if "reference" in heard else None, words if "prompt" in heard else None)
@@ -74,10 +84,25 @@ class Easel:
             return replace(told, prompt=None)  # told by the picture alone, as it was compared
         return replace(told, reference_mask=mask) if "reference_mask" in heard else told
 
+    def check(self, entry: Entry, has_words: bool) -> None:
+        """Raise ValueError for an entry that is told by words alone where there are none."""
+        if self._by_words(entry) and not has_words:
+            raise ValueError(f"{entry.method} is told by words, and nobody said what the pictures show: give --words")
+
+    def _by_words(self, entry: Entry) -> bool:
+        if entry.method == PAINTER:
+            return isinstance(self.painter, StableDiffusion)
+        return "prompt" in PAINT_METHODS[entry.method].wants
+
+    @cached_property
+    def painter_mark(self) -> str | None:
+        """The painter's fingerprint, read once: it stays as it is."""
+        return fingerprint(self.painter) if self.painter else None
+
     def known_by(self, entry: Entry) -> dict[str, Any]:
         """What a result of the entry follows from beside the base."""
         if entry.method == PAINTER and self.painter is not None:
-            return {"painter": fingerprint(self.painter)}
+            return {"painter": self.painter_mark}
         steered = issubclass(PAINT_METHODS[entry.method], BlendedByImage) if entry.method in PAINT_METHODS else False
         return {"features": self.features.known_by} if steered and self.features else {}
 

@@ -29,14 +29,19 @@ def with_painter(arguments: argparse.Namespace, entries: "tuple[Entry, ...]") ->
     return tuple(entry for entry in entries if entry.method != PAINTER), [said]
 
 
-def make_easel(arguments: argparse.Namespace, entries: "tuple[Entry, ...]") -> "Easel":
-    """What the entries that paint need beside the model. Raises ValueError where it is not there."""
+def make_easel(
+    arguments: argparse.Namespace, entries: "tuple[Entry, ...]", asked_for_features: bool = False
+) -> "Easel":
+    """What the entries that paint need beside the model. Raises ValueError where it is not there.
+
+    asked_for_features: whether somebody else goes by --features too.
+    """
     from models.stable_diffusion import LatentDiffusion
     from photoswap.benchmark.features import find_features
     from photoswap.benchmark.painted import Easel
 
     steered = any(entry.method == "blended-image" for entry in entries)
-    if arguments.features is not None and not steered:
+    if arguments.features is not None and not steered and not asked_for_features:
         raise ValueError("--features changes nothing without --methods blended-image, or painters; leave it out")
     features = find_features(arguments.features, pick_device(arguments.device)) if steered else None
     if arguments.painter is None:

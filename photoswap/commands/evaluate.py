@@ -7,6 +7,9 @@ grid.png, and a cell for each result: stopped and started again, the same
 command goes on. Several processes may share the tasks, each with its --shard;
 torchrun sets that by itself. docs/benchmark.md says what each score is.
 
+With --cocoee painters paint Paint by Example's test bench instead, and are
+measured as there.
+
 examples:
   photoswap evaluate --tasks 8 --methods photoswap prompt-to-prompt plain
   photoswap evaluate --tasks 32 --split test --settings published tuned auto
@@ -14,16 +17,21 @@ examples:
   photoswap evaluate --methods photoswap --inversions all --guidance 7.5
   photoswap evaluate --tasks 8 --methods photoswap painters --painter runs/paint/painter.safetensors
   photoswap evaluate --tasks 32 --shard 0/2
+  photoswap evaluate --cocoee test_bench/ --painter paint-by-example --real test2017/ \\
+    --features clip/open_clip_model.safetensors
 """
 
 import argparse
 
 from photoswap.commands import arguments as types
-from photoswap.commands.common import add_common, guidance_for, load_model, seed_for
+from photoswap.commands.common import add_common, guidance_for, load_model, refuse, seed_for
 from photoswap.commands.easel import make_easel, with_painter
+from photoswap.commands.evaluate_cocoee import OF_COCOEE, add_cocoee, run_over_cocoee
 from photoswap.commands.outputs import check_folder, check_free, say
 
 MOST_TASKS = 10_000
+USUAL = {"tasks": 8, "split": "dev", "kind": "single", "methods": ["all"], "inversions": ["direct"]}
+USUAL |= {"concepts": ["dreambooth"], "settings": ["published"], "masks": "words"}
 # As in photoswap.benchmark, which this answers before torch is there; a test compares them.
 EARLIER, TABLES = "cells", ("results.json", "table.md", "table.html", "grid.png")
 
@@ -32,37 +40,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `photoswap evaluate`."""
     group = parser.add_argument_group("the tasks")
     group.add_argument(
-        "--tasks", type=types.whole(1, MOST_TASKS), default=8, metavar="N", help="how many (default: %(default)s)"
+        "--tasks", type=types.whole(1, MOST_TASKS), metavar="N", help="how many (default: 8, and all of COCOEE)"
     )
     group.add_argument(
         "--split",
         choices=("dev", "test", "demo"),
-        default="dev",
-        help="dev is for choosing, test for telling, once; demo has one subject for all tasks (default: %(default)s)",
+        help="dev is for choosing, test for telling, once; demo has one subject for all tasks (default: dev)",
     )
     group.add_argument(
         "--kind",
         choices=("single", "pair", "hidden"),
-        default="single",
-        help="one subject, two, or one behind something (default: %(default)s)",
+        help="one subject, two, or one behind something (default: single)",
     )
     group.add_argument("--shard", type=types.shard, metavar="I/N", help="do task I, I + N, and so on, counted from 0")
     group = parser.add_argument_group("who takes part: every combination")
     group.add_argument(
         "--methods",
         nargs="+",
-        default=["all"],
         metavar="NAME",
         help="of `photoswap methods`; official is Photoswap as its authors released it; painters are all of `photoswap "
         "paint --method`, painter a network trained to paint (default: all, which swap)",
     )
-    group.add_argument(
-        "--inversions", nargs="+", default=["direct"], metavar="NAME", help="of `photoswap invert` (default: direct)"
-    )
+    group.add_argument("--inversions", nargs="+", metavar="NAME", help="of `photoswap invert` (default: direct)")
     group.add_argument(
         "--concepts",
         nargs="+",
-        default=["dreambooth"],
         metavar="NAME[:PRESET]",
         help="ways of learning; the preset is else the model's (default: dreambooth)",
     )
@@ -70,7 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings",
         nargs="+",
         choices=("published", "tuned", "auto"),
-        default=["published"],
         help="the methods' own; those found on dev by python -m photoswap.benchmark.tune; those chosen for each task, "
         "as `photoswap swap --plan auto` does (default: published)",
     )
@@ -87,8 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--masks",
         choices=("words", "true"),
-        default="words",
-        help="of methods that want one, and of pairs: found by the words, or the world's own (default: %(default)s)",
+        help="of methods that want one, and of pairs: found by the words, or the world's own (default: words)",
     )
     group.add_argument(
         "--steps", type=types.whole(1, types.MOST_STEPS), metavar="N", help="of the sampler (default: each method's)"
@@ -105,11 +105,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--recogniser", type=types.path, metavar="FILE", help="weights of another recogniser than the shipped one"
     )
+    add_cocoee(parser)
     add_common(parser, "evaluation", "the folder for the tables, the grid and the cells", dtypes=False)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what is not done, then write and print the tables, unless other shards are still at work."""
+    if arguments.cocoee:
+        return run_over_cocoee(arguments)
+    refuse(arguments, "without --cocoee", *OF_COCOEE)
+    for name, usual in USUAL.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, usual)
+    return run_on_the_world(arguments)
+
+
+def run_on_the_world(arguments: argparse.Namespace) -> None:
+    """The same on drawn scenes, whose right answers are known."""
     for folder in (arguments.out, arguments.cache or arguments.out):
         check_folder(folder)
     if not (arguments.out / EARLIER).is_dir():  # else it is a run to go on with, and what it wrote is its own
