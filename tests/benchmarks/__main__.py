@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the tests' own modules,
 import torch
 from tqdm import tqdm
 
-from benchmarks import full, parts
+from benchmarks import counted, full, parts
 from benchmarks.measure import Clock, Figure, threads
 from benchmarks.parts import Bench, Figures
 from models.precision import full_float32
@@ -27,6 +27,7 @@ from models.threads import suited_threads
 PARTS: dict[str, Callable[[Bench], Figures]] = {
     "starts": parts.starts,
     "swap": parts.swap,
+    "counted": counted.counted,
     "savings": parts.savings,
     "oracle": parts.oracle,
     "plain": parts.plain,

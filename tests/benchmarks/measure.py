@@ -1,5 +1,7 @@
 """How two sides are compared: in one process, alternating, several rounds, medians and their spread; and peaks."""
 
+import cProfile
+import pstats
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -69,6 +71,17 @@ class Clock:
         job()
         found = [self.of(job) for _ in range(rounds)]
         return statistics.median(found), min(found), max(found)
+
+
+def shares(job: Job, functions: Sequence[Callable[..., Any]]) -> list[float]:
+    """Which share of a job's time goes into each of these functions, and what they call."""
+    profile = cProfile.Profile()
+    profile.runcall(job)
+    spent = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    codes = [function.__code__ for function in functions]
+    keys = [(code.co_filename, code.co_firstlineno, code.co_name) for code in codes]
+    whole = max(entry[3] for entry in spent.values())
+    return [spent[key][3] / whole if key in spent else 0.0 for key in keys]
 
 
 def peak_bytes(job: Job) -> int:

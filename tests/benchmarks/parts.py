@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib import import_module
 from itertools import pairwise
@@ -17,17 +17,17 @@ from pathlib import Path
 import torch
 from oracle import Controller, Pairing, released_swap
 
-from benchmarks.measure import Clock, Figure, peak_bytes
+from benchmarks.measure import Clock, Figure, peak_bytes, shares
 from benchmarks.scene import Scene, without_savings
 from models import attention
-from models.attention import WIDE_HEAD
+from models.attention import WIDE_HEAD, attend
 from models.fast import make_fast
 from models.stable_diffusion import StableDiffusion
 from photoswap.demo import run_demo
 from photoswap.inversions.null_text import fit_null_contexts
 from photoswap.methods import Photoswap
 from samplers import guide, move
-from weights.load import load
+from weights.load import assign, load, meta_model
 
 ROOT = Path(__file__).parent.parent.parent
 GUIDANCE = 3.0
@@ -133,14 +133,12 @@ def growth(bench: Bench) -> Figures:
     for n in steps:
         scene = Scene.of(model, Photoswap.scaled(n, guidance_scale=GUIDANCE), 16)
         yield bench.seconds("growth", f"a swap of {n} steps", scene.swap, 2)
-    method = replace(bench.method)
     for targets in (2, 4):
-        several = Scene.of(model, method, 16, targets)
+        several = Scene.of(model, bench.method, 16, targets)
         yield bench.ratio("growth", f"{targets} targets of one source, against one", several.swap, bench.scene.swap)
-    swept = [replace(method, phi=phi) for phi in range(0, method.phi + 1, max(1, method.phi // 2))]
-    scenes = [Scene.of(model, each, 16) for each in swept]
-    sweep = lambda: [each.swap() for each in scenes]  # noqa: E731
-    yield bench.ratio("growth", f"{len(swept)} values of phi over one inversion, against one", sweep, bench.scene.swap)
+    for shared in (True, False):
+        what = f"4 values of phi over one inversion, {'as a tree' if shared else 'one by one'}, against one"
+        yield bench.ratio("growth", what, partial(bench.scene.sweep, 4, shared), bench.scene.swap)
 
 
 def _times(found: tuple[float, float, float]) -> tuple[float, str, float, float]:
@@ -163,6 +161,11 @@ def dtypes(bench: Bench) -> Figures:
             name = f"{str(dtype).removeprefix('torch.')}{', channels last, q k v in one' if fast else ''}"
             yield bench.ratio("dtypes", f"a swap of the miniature in {name}", scene.swap, base.swap)
             yield Figure("dtypes", f"error of the latents in {name}", _error(scene.swap(), base.swap()), "relative")
+    side = 16 if bench.short else 64
+    q, k, v = torch.randn(3, 1, 5, side * side, 64, generator=torch.Generator().manual_seed(3))
+    half = [x.bfloat16() for x in (q, k, v)]
+    what = f"attention alone, {side * side} places of SD 2.1's, in bfloat16"
+    yield bench.ratio("dtypes", what, lambda: attend(*half), lambda: attend(q, k, v))
     ways = ((False, 0), (True, WIDE_HEAD), (True, 0))
     plain, half, all_half = (partial(_gradients, bench.model, *way) for way in ways)
     yield bench.ratio("dtypes", "gradients of 8 rows in bfloat16, attention in float32", half, plain)
@@ -241,8 +244,12 @@ def starts(bench: Bench) -> Figures:
     clock = Clock()
     shown = clock.seconds(lambda: _python("-m", "photoswap", "--help"), min(3, bench.rounds))
     yield Figure("starts", "photoswap --help", *_with_unit(shown), HELP_AT_MOST)
-    yield bench.seconds("starts", "load the miniature", lambda: load("miniature", "cpu", torch.float32), 3)
-    scene = Scene.of(load("miniature", "cpu", torch.float32), bench.method, 16)
+    loading = lambda: load("miniature", "cpu", torch.float32)  # noqa: E731
+    yield bench.seconds("starts", "load the miniature", loading, 3)
+    parts = {"building the networks": meta_model, "checking and placing its numbers": assign}
+    for what, share in zip(parts, shares(loading, list(parts.values())), strict=True):
+        yield Figure("starts", f"load the miniature, share of {what}", share, "of it")
+    scene = Scene.of(loading(), bench.method, 16)
     first, second = bench.clock.of(scene.swap), bench.clock.of(scene.swap)
     yield Figure("starts", "the first swap of a process, against the second", first / second)
 

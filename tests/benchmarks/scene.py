@@ -51,6 +51,18 @@ class Scene:
             last = moment
         return last.latents[targets[0]]
 
+    def sweep(self, count: int, shared: bool) -> None:
+        """So many values of phi, spread from 0 to the method's own. shared: what they have in common is done once."""
+        assert isinstance(self.method, Photoswap)
+        values = [self.method.phi * i // (count - 1) for i in range(count)]
+        methods = {f"{TARGET} {i}": replace(self.method, phi=phi) for i, phi in enumerate(values)}
+        pictures = {SOURCE: self.pictures[SOURCE], **dict.fromkeys(methods, self.pictures[TARGET])}
+        for names in [list(methods)] if shared else [[name] for name in methods]:
+            run = {name: methods[name] for name in names}
+            told = {SOURCE: pictures[SOURCE], **{name: pictures[name] for name in names}}
+            for _ in loop.side_by_side(self.model.unet, self.model.schedule, told, run, alike=[names]):
+                pass
+
     @torch.no_grad()
     def plain(self, network: Callable[..., Tensor] | None = None, steps: int | None = None) -> Tensor:
         """Guided sampling of as many pictures as there are here, in one batch of two rows each."""
