@@ -108,7 +108,13 @@ LEARN = {
     **{"--size": ["64"], "--mirror": [], "--random-crop": [], "--gradient-checkpointing": [], "--sample-every": ["2"]},
     **{"--checkpoint-every": ["2"], "--concept-dtype": ["float16"], "--resume": [], "--keep-checkpoint": []},
     **{"--method": ["lora"], "--preset": ["script"], "--train-text-encoder": [], "--text-learning-rate": ["0.1"]},
-    **{"--scale-learning-rate": [], "--rank": ["2"], "--alpha": ["2"], "--layers": ["linear"]},
+    **{
+        "--scale-learning-rate": [],
+        "--rate-schedule": ["linear"],
+        "--rank": ["2"],
+        "--alpha": ["2"],
+        "--layers": ["linear"],
+    },
     **{
         "--token-steps": ["1"],
         "--token-learning-rate": ["0.1"],

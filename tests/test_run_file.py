@@ -139,7 +139,7 @@ def test_a_checkpoint_of_the_first_version_is_read(tmp_path, random_crop, resamp
     del about["version"]
     put(tmp_path / "old", held, json.dumps(about))
     wanted = {"random_crop": random_crop, "resampling": resampling, "gradient_checkpointing": True}
-    wanted |= {"method": "dreambooth", "scale_learning_rate": False, "moments": "float32"}
+    wanted |= {"method": "dreambooth", "scale_learning_rate": False, "moments": "float32", "rate_schedule": "constant"}
     assert read_run(tmp_path / "old")[1].settings == wanted
 
 

@@ -6,7 +6,18 @@ from typing import Any, ClassVar, cast
 
 from models.prompts import a_photo_of
 from train.presets import PRESETS
-from train.ranges import CHOICES, COUNTS, NUMBERS, ConceptDtype, Layers, Moments, Resampling, check_choice, check_number
+from train.ranges import (
+    CHOICES,
+    COUNTS,
+    NUMBERS,
+    ConceptDtype,
+    Layers,
+    Moments,
+    RateSchedule,
+    Resampling,
+    check_choice,
+    check_number,
+)
 from train.templates import TEMPLATES, ZOOMS
 from weights.records import listed, quoted
 
@@ -25,7 +36,8 @@ class LearnConfig:
     class_word: what kind of thing the subject is, for instance "cat". token: the word that comes to mean this one.
     instance_prompt, class_prompt: None makes "a photo of a sks cat" and "a photo of a cat" of them.
     steps: of the optimizer; each sees batch x accumulate pictures of the subject and as many of the class.
-    scale_learning_rate: the rates are for one picture, and multiplied by how many a step sees. clip: largest norm of
+    scale_learning_rate: the rates are for one picture, and multiplied by how many a step sees. rate_schedule:
+    "constant", or "linear", falling to zero over `steps`, which a resumed run then has to keep. clip: largest norm of
     the gradient, 0 for none. moments: what AdamW keeps its two in, see train/small_moments.py for 8bit.
     prior_weight: of the class pictures' loss; 0 learns without class pictures. class_pictures: how many the model
     draws, with class_steps sampler steps at class_guidance, class_batch at once.
@@ -51,6 +63,7 @@ class LearnConfig:
     accumulate: int = 1
     learning_rate: float = 1e-6
     scale_learning_rate: bool = False
+    rate_schedule: RateSchedule = "constant"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-2
     epsilon: float = 1e-8

@@ -27,6 +27,7 @@ from train.memory import recomputes
 from train.methods import method_of
 from train.parallel import ALONE, Team
 from train.prior import SampleSettings, class_pictures, sample_pictures
+from train.rates import falls
 from train.ready import ready_to_learn
 from train.reference_masks import read_masks
 from train.run_file import RUN_KIND, RunRecord, read_run, write_run
@@ -228,7 +229,8 @@ def _saved(
     if begun.pictures != about.pictures:
         raise ValueError(f"{where} was begun with other references; resume it with those, or use another folder")
     theirs, ours = begun.settings, about.settings
-    changed = [k for k in ours if k not in FREE and theirs.get(k) != ours[k]]
+    free = set(FREE) - ({"steps"} if falls(config) else set())
+    changed = [k for k in ours if k not in free and theirs.get(k) != ours[k]]
     if changed:
         told = "; ".join(f"{k} was {quoted(theirs.get(k))} and is {quoted(ours[k])}" for k in changed[:5])
         raise ValueError(f"{where} was begun otherwise: {told}; resume it with what it had")

@@ -24,6 +24,7 @@ from train.loss import dreambooth_loss, min_snr_weights, squared_error
 from train.methods import Placed
 from train.parallel import ALONE, Team
 from train.ranges import Moments
+from train.rates import Rates
 from train.run_file import fill
 from train.sharding import placed_as, put_together
 from train.small_moments import SmallMomentsAdamW, small_moment_shapes
@@ -58,6 +59,7 @@ class Learner:
         self.parameters = placed.parameters
         self.optimizer = _optimizer(placed, config, fused=model.device.type in ("cpu", "cuda"))
         self.token_first = TokenFirst(model, config, self.parameters, self.optimizer)
+        self.rates = Rates(self.optimizer, config, self.token_first.steps)
         self.averaged_loss = team.averaging(self.parameters.values(), self.loss)
         prompts = [*config.instance_texts, *(config.class_texts if classes is not None else ())]
         self.tokens = model.tokenizer(prompts).to(model.device)
@@ -89,6 +91,7 @@ class Learner:
         if not total < float("inf"):
             raise ValueError(f"the loss is {total} at step {self.done + 1}; lower the learning rate and start again")
         self.token_first.hold(self.done)
+        self.rates.set(self.done)
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)
         self.optimizer.step()

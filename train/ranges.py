@@ -9,7 +9,14 @@ Resampling = Literal["lanczos", "bilinear"]
 ConceptDtype = Literal["float32", "float16"]
 Layers = Literal["attention", "linear"]
 Moments = Literal["float32", "8bit"]
-CHOICES = {"resampling": Resampling, "concept_dtype": ConceptDtype, "layers": Layers, "moments": Moments}
+RateSchedule = Literal["constant", "linear"]
+CHOICES = {
+    "resampling": Resampling,
+    "concept_dtype": ConceptDtype,
+    "layers": Layers,
+    "moments": Moments,
+    "rate_schedule": RateSchedule,
+}
 
 # The least and the largest of each number; where the least is excluded, EXCLUDED says so. Far beyond what anyone
 # learns with, and near enough that memory and time do not run out over a slip of the finger.

@@ -36,9 +36,9 @@ def _upgraded(version: int, record: dict[str, Any]) -> dict[str, Any]:
     """What an older version said, as this one says it.
 
     The first had one resampling for each way of cropping, and called gradient checkpointing otherwise. The second knew
-    DreamBooth alone, and the third moments in float32.
+    DreamBooth alone, and the third moments in float32; all of them knew rates that stay.
     """
-    settings = dict(record["settings"])
+    settings = {"rate_schedule": "constant", **record["settings"]}
     if version == 1:
         settings.setdefault("resampling", "bilinear" if settings.get("random_crop") else "lanczos")
         settings["gradient_checkpointing"] = settings.pop("checkpointing", False)

@@ -79,6 +79,9 @@ def add_learning(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--learning-rate", type=types.number(0, 1, above=True), metavar="RATE", help="of AdamW")
     group.add_argument(
+        "--rate-schedule", choices=("constant", "linear"), help="whether the rates stay, or fall to zero over --steps"
+    )
+    group.add_argument(
         "--scale-learning-rate",
         action=argparse.BooleanOptionalAction,
         help="multiply the rates by the pictures that one step sees",
