@@ -132,7 +132,19 @@ def test_what_painters_need_is_asked_for():
 QUICK = ["evaluate", "--tasks", "1", "--steps", "1", "--masks", "true"]
 
 
-def test_the_command_takes_a_painter_and_does_without(tiny, tmp_path, capsys, easel):
+@pytest.fixture
+def none_shipped(monkeypatch, tmp_path):
+    """An installation without a painter of its own."""
+    monkeypatch.setattr("weights.published.MINIATURE_PAINTER", tmp_path / "miniature-paint.safetensors")
+
+
+def test_the_shipped_painter_will_do(tiny, tmp_path, capsys, easel, none_shipped):
+    save(easel.painter, tmp_path / "miniature-paint.safetensors")
+    assert main([*QUICK, "--methods", PAINTER, *tiny, "--out", str(tmp_path / "one")]) == 0
+    assert "\n| painter |" in capsys.readouterr().out
+
+
+def test_the_command_takes_a_painter_and_does_without(tiny, tmp_path, capsys, easel, none_shipped):
     file = tmp_path / "painter.safetensors"
     save(easel.painter, file)
     eyes = tmp_path / "eyes.safetensors"
@@ -156,5 +168,5 @@ def test_the_command_takes_a_painter_and_does_without(tiny, tmp_path, capsys, ea
         (["--methods", "painter", "--painter", "miniature"], "draws whole pictures"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(tiny, tmp_path, capsys, words, sentence):
+def test_mistakes_are_told_in_a_sentence(tiny, tmp_path, capsys, words, sentence, none_shipped):
     assert sentence in refused(capsys, "evaluate", *words, *tiny, "--out", tmp_path / "out")

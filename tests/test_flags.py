@@ -169,7 +169,8 @@ CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
         {**dict.fromkeys((*OF_WORLD, "--recogniser"), NOTHING), "--cocoee": "has no folder GT_3500"}
         | {"--methods": "--painter changes nothing"},
     ),
-    "demo": (["demo", "--out", "a.png"], {**COMMON, "--out": ["b.png"]}, {}),
+    "demo": (["demo", "--out", "a.png"], {**COMMON, "--out": ["b.png"], "--paint": []}, {}),
+    "demo of painting": (["demo", "--paint", "--out", "a.png"], {**COMMON, "--out": ["b.png"], "--paint": []}, {}),
     "generate": (["generate", "a cat", "--out", "a.png"], GENERATE, {}),
     "generate at guidance 1": (
         ["generate", "a cat", "--guidance", "1", "--out", "a.png"],
@@ -436,6 +437,7 @@ def noted(model, inversion, monkeypatch):
         "photoswap.benchmark.features.find_features": SimpleNamespace(embed=len),
         "photoswap.plan_search.plan_swap": planned,
         "photoswap.demo.run_demo": None,
+        "photoswap.demo_paint.run_paint_demo": None,
         "photoswap.figures.sweep.sweep": Sweep({"phi": (1,)}, (Cell({"phi": 1}, swapped),), 1, 2),
         "photoswap.figures.sweep.scores_of": {"background": 1.0},
         "photoswap.figures.sweep.draw_curves": SimpleNamespace(savefig=lambda place, format: place.touch()),

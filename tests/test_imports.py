@@ -21,7 +21,7 @@ DOORS = (
     "photoswap/__main__.py",
     "photoswap/benchmark/*.py",
     "photoswap/commands/*.py",
-    "photoswap/demo.py",
+    "photoswap/demo*.py",
     "photoswap/evaluate*.py",
     "photoswap/web/*.py",
 )

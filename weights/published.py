@@ -91,6 +91,7 @@ PUBLISHED = {
 # optimizer and all, whose pickle asks for classes of Lightning and NumPy.
 TRAINING_STATE = 12628030792
 MINIATURE_FILE = Path(__file__).parent / "miniature.safetensors"
+MINIATURE_PAINTER = Path(__file__).parent / "miniature-paint.safetensors"  # which not every version has
 
 
 def cache_folder() -> Path:
@@ -130,6 +131,12 @@ def locate(name_or_path: str | os.PathLike) -> Path:
     """
     if str(name_or_path) == "miniature":
         return _present(MINIATURE_FILE, f"the miniature's weights are missing from this installation: {MINIATURE_FILE}")
+    if str(name_or_path) == "miniature-paint":
+        return _present(
+            MINIATURE_PAINTER,
+            f"there is no {MINIATURE_PAINTER.name} in this installation: `python -m train.paint --out runs/paint` "
+            "trains one, which --model runs/paint/painter.safetensors then names",
+        )
     if published := PUBLISHED.get(str(name_or_path)):
         wanted = cache_folder() / published.here
         return _present(
@@ -137,7 +144,7 @@ def locate(name_or_path: str | os.PathLike) -> Path:
             f"{name_or_path} is not at {wanted}: `photoswap weights fetch {name_or_path}` gets it "
             f"({published.bytes / 1e9:.1f} GB), or set {VARIABLE} to the folder that holds {published.here}",
         )
-    names = ", ".join(["miniature", *PUBLISHED])
+    names = ", ".join(["miniature", *PUBLISHED, "miniature-paint"])
     asked = quoted(str(name_or_path), 120)
     return _present(expand(name_or_path), f"no model {asked}: it is no file, no folder and none of {names}")
 

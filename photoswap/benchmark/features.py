@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -63,11 +64,16 @@ def find_features(file: Path | None = None, device: str | torch.device = "cpu") 
 
 
 def _is_recogniser(file: Path) -> bool:
+    return "joints.weight" in _keys(file)
+
+
+def _keys(file: Path) -> list[str]:
+    """The names in a .safetensors file; none in another."""
     try:
         with safe_open(file, "pt") as opened:
-            return "joints.weight" in opened.keys()  # noqa: SIM118, no mapping
+            return list(opened.keys())
     except (OSError, SafetensorError):
-        return False
+        return []
 
 
 def features_of(
@@ -109,6 +115,8 @@ class ClipFeatures:
 
         if not Path(weights).is_file():
             raise ValueError(f"no such file of CLIP's weights: {weights}")
+        if not (is_zipfile(weights) or _keys(Path(weights))):  # before a network is built for it
+            raise ValueError(f"{weights} does not fit {name}: it is neither torch's nor a .safetensors file")
         try:
             self.model = open_clip.create_model(name, pretrained=str(weights), device=device).eval()
         except Exception as error:  # the package's loaders raise what they will, of unpickling too

@@ -31,7 +31,8 @@ OF_PAINTERS = (
 UNTIL_THE_END = ExitStack()  # of a command: settings of the process, made once torch is there and put back by `main`
 STEPS, GUIDANCE = 50, 7.5
 TILED = {"auto": None, "always": True, "never": False}
-GUIDANCE_OF = {"miniature": 3.0}  # trained on less, it overshoots at the 7.5 of the published models
+# trained on less, they overshoot at the scales of the published models
+GUIDANCE_OF = {"miniature": 3.0, "miniature-paint": 3.0}
 
 
 def add_common(

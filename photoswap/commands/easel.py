@@ -11,16 +11,22 @@ if TYPE_CHECKING:
     from photoswap.benchmark.painted import Easel
 
 
-def with_painter(arguments: argparse.Namespace, entries: "tuple[Entry, ...]") -> "tuple[tuple[Entry, ...], list[str]]":
+def with_painter(
+    arguments: argparse.Namespace, entries: "tuple[Entry, ...]", shipped: bool = True
+) -> "tuple[tuple[Entry, ...], list[str]]":
     """The entries that can be done, and a sentence where "painters" asks for a network and none is given.
 
+    shipped: whether the painter of the drawn world will do where none was given, if this installation has one.
     Raises ValueError where one is asked for by name and not given, or given and not asked for.
     """
     from photoswap.benchmark.entries import PAINTER
+    from weights import published
 
     wanted = any(entry.method == PAINTER for entry in entries)
     if arguments.painter is not None and not wanted:
         raise ValueError(f"--painter changes nothing without --methods {PAINTER}, or painters; leave it out")
+    if wanted and shipped and arguments.painter is None and published.MINIATURE_PAINTER.is_file():
+        arguments.painter = "miniature-paint"
     if arguments.painter is not None or not wanted:
         return entries, []
     if PAINTER in arguments.methods:

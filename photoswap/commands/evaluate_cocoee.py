@@ -48,7 +48,7 @@ def run_over_cocoee(arguments: argparse.Namespace) -> None:
     entries = make_entries(arguments.methods, ["direct"], ["dreambooth"], ["published"])
     if swapping := [entry.method for entry in entries if not entry.paints]:
         raise ValueError(f"--cocoee has no prompts to swap by, so {swapping[0]} has no place there; want painters")
-    entries, lacking = with_painter(arguments, entries)
+    entries, lacking = with_painter(arguments, entries, shipped=False)
     bench = CocoEE.open(arguments.cocoee, arguments.words, arguments.tasks)
     real = RealPictures(arguments.real, arguments.mixture) if arguments.real else None
     if real:

@@ -127,7 +127,7 @@ def fitted(method: "PaintMethod", arguments: argparse.Namespace, model: "LatentD
     """The method with the guidance that suits the model, where nobody said it, and with what it steers by."""
     from photoswap.paint_methods import BlendedByImage
 
-    if model is None or arguments.method == NETWORK:
+    if model is None:
         return method
     if arguments.guidance is None and model.config.name in GUIDANCE_OF:
         method = replace(method, guidance_scale=GUIDANCE_OF[model.config.name])
