@@ -28,6 +28,7 @@ from photoswap.paint_method import Told
 from photoswap.painters import PaintResult
 from photoswap.pipeline import SwapRequest, SwapResult
 from photoswap.plan_search import SwapPlan, Tried
+from train.memory import Memory, StepMemory
 
 NOTHING = "changes nothing"
 OF_PICTURE = ["swap", "in.png", "--prompt", "a photo of a dog"]
@@ -105,7 +106,15 @@ LEARN = {
     **{**COMMON, **DTYPE},
     **{"--class": ["dog"], "--token": ["xyz"], "--steps": ["3"], "--batch": ["2"], "--accumulate": ["2"]},
     **{"--learning-rate": ["0.1"], "--prior-weight": ["0.5"], "--class-pictures": ["3"], "--class-folder": ["kept"]},
-    **{"--size": ["64"], "--mirror": [], "--random-crop": [], "--gradient-checkpointing": [], "--sample-every": ["2"]},
+    **{
+        "--size": ["64"],
+        "--mirror": [],
+        "--random-crop": [],
+        "--gradient-checkpointing": [],
+        "--low-memory": [],
+        "--dry-run": [],
+        "--sample-every": ["2"],
+    },
     **{"--checkpoint-every": ["2"], "--concept-dtype": ["float16"], "--resume": [], "--keep-checkpoint": []},
     **{"--method": ["lora"], "--preset": ["script"], "--train-text-encoder": [], "--text-learning-rate": ["0.1"]},
     **{
@@ -449,6 +458,7 @@ def noted(model, inversion, monkeypatch):
         "photoswap.figures.attention.look": SeenMaps(torch.eye(16), torch.ones(77, 4, 4), (4, 4), (0,)),
         "photoswap.figures.drawing.component_row": ([picture], ["a"]),
         "train.learn.learn": None,
+        "train.memory.memory_of": Memory(*range(1, 9), dict.fromkeys((True, False), StepMemory(1, 2, 3)), {"a": 1}, {}),
         "train.concepts.apply_in_place": None,
         "weights.convert.convert": None,
         "models.fast.make_fast": None,

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from benchmarks.measure import peak_bytes
 from test_dreambooth import QUICK, build, learner_of, pictures, rows_of, run, same
 
 import train.small_moments
@@ -13,7 +14,7 @@ from train.learner import check_state
 from train.memory import memory_of
 from train.methods import method_of
 from train.run_file import read_run
-from train.small_moments import BLOCK, SmallMoment, SmallMomentsAdamW, code_values, small_moment_shapes
+from train.small_moments import BLOCK, WIDE_EACH, SmallMoment, SmallMomentsAdamW, code_values, small_moment_shapes
 from weights.load import load
 
 CPU = torch.device("cpu")
@@ -86,6 +87,15 @@ def test_pieces_are_the_same_as_the_whole(monkeypatch):
     whole = course(SmallMomentsAdamW, 3)
     monkeypatch.setattr(train.small_moments, "WIDENED_AT_ONCE", 2 * BLOCK)
     assert torch.equal(course(SmallMomentsAdamW, 3), whole)
+
+
+def test_moving_weights_takes_no_more_than_is_counted_for_it():
+    parameter = torch.nn.Parameter(torch.ones(2**16))
+    parameter.grad = torch.ones(2**16)
+    optimizer = SmallMomentsAdamW([{"params": [parameter], "lr": 1e-2}], **NUMBERS)
+    optimizer.step()
+    code_values(True, CPU), code_values(False, CPU)
+    assert 0.5 < peak_bytes(optimizer.step) / (4 * WIDE_EACH * 2**16) < 1
 
 
 def test_what_has_no_gradient_stays():

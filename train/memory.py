@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from train.data import PIXELS_AT_ONCE, Stream, encode_moments
 from train.learner import Learner
 from train.loss import dreambooth_loss, squared_error
 from train.ready import ready_to_learn
-from train.small_moments import WIDE_EACH, WIDENED_AT_ONCE, SmallMomentsAdamW
+from train.small_moments import WIDE_EACH, WIDENED_AT_ONCE, SmallMomentsAdamW, small_moment_bytes
 from weights.load import networks_of
 
 ALLOWANCE = 10**9  # what libraries may take inside of one operation, and lose between what they were given
@@ -55,7 +55,8 @@ class Memory:
 
     networks: their weights. beside: what learns beside them. given_back: copies of weights that learn, to put back in
     the end; they are on the CPU, and count where that is the device. text: states of frozen prompts. moments: of the
-    optimizer. gradients: all of them. step: by whether activations are recomputed in the backward pass. before: what
+    optimizer; small_moments: what they would be of one byte each, and small_working: what moving weights by those takes
+    meanwhile. gradients: all of them. step: by whether activations are recomputed in the backward pass. before: what
     passes while nothing but the networks is there; between: while all is there but activations.
     """
 
@@ -64,6 +65,8 @@ class Memory:
     given_back: int
     text: int
     moments: int
+    small_moments: int
+    small_working: int
     gradients: int
     step: dict[bool, StepMemory]
     before: dict[str, int]
@@ -79,6 +82,11 @@ class Memory:
         step = self.step[checkpointing]
         learning = [step.gradients + step.activations, *(self.gradients + more for more in self.between.values())]
         return max(self.held + max(learning), self.networks + max(self.before.values()))
+
+    def with_small_moments(self) -> Self:
+        """The same with moments of one byte each."""
+        between = {**self.between, "moving weights": self.small_working}
+        return replace(self, moments=self.small_moments, between=between)
 
     def fits(self, free: int, checkpointing: bool) -> bool:
         """Whether so many bytes are enough for all of it, and what libraries take beside."""
@@ -150,17 +158,17 @@ def memory_of(model: ModelConfig, config: LearnConfig, size: int, pictures: int,
             text = 0 if learner.frozen_context is None else learner.frozen_context.nbytes
             steps = {recomputed: _step(tally, learner, recomputed, size) for recomputed in (True, False)}
             gradients = sum(p.grad.nbytes for p in learner.parameters.values() if p.grad is not None)
-            moments, between = _above(tally, lambda: _begin(learner)), {}
-            if config.moments == "8bit":
-                between["moving weights"] = (
-                    4 * WIDE_EACH * min(WIDENED_AT_ONCE, max(p.numel() for p in learner.parameters.values()))
-                )
+            moments, between = _above(tally, lambda: _begin(learner)), dict[str, int]()
+            shapes = [tuple(p.shape) for p in learner.parameters.values()]
+            small = sum(small_moment_bytes(shape) for shape in shapes)
+            working = 4 * WIDE_EACH * min(WIDENED_AT_ONCE, max(torch.Size(shape).numel() for shape in shapes))
             if config.random_crop or getattr(config, "zoom", False):
                 between["encoding a picture"] = _above(tally, lambda: _encode(fake, 1, size))
             if config.sample_every:
                 between["drawing a sample picture"] = _above(tally, lambda: _sample(fake, config, 1, size))
-    given_back = copies if device.type == "cpu" else 0
-    return Memory(networks, beside, given_back, text, moments, gradients, steps, before, between)
+    put_back = copies if device.type == "cpu" else 0
+    memory = Memory(networks, beside, put_back, text, moments, small, working, gradients, steps, before, between)
+    return memory.with_small_moments() if config.moments == "8bit" else memory
 
 
 def _norms_in_float32(model: StableDiffusion) -> None:

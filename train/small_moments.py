@@ -133,3 +133,8 @@ def small_moment_shapes(shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ..
         **dict.fromkeys(("exp_avg", "exp_avg_sq"), (shape, torch.uint8)),
         **dict.fromkeys(("exp_avg_scale", "exp_avg_sq_scale"), ((blocks,), torch.float32)),
     }
+
+
+def small_moment_bytes(shape: tuple[int, ...]) -> int:
+    """What all that takes."""
+    return sum(torch.Size(own).numel() * dtype.itemsize for own, dtype in small_moment_shapes(shape).values())

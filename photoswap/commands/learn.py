@@ -16,6 +16,8 @@ examples:
   photoswap learn cats/ --class cat --method custom-diffusion --also dogs/ dog "<new2>"
   photoswap learn a.jpg b.jpg c.jpg --class dog --token sks --steps 400 --sample-every 100
   photoswap learn cat-photos/ --class cat --model sd21-base --dtype bfloat16 --gradient-checkpointing
+  photoswap learn --class cat --model sd21-base --dry-run
+  photoswap learn cat-photos/ --class cat --model sd21-base --low-memory
   photoswap learn cat-photos/ --class cat --mask-word cat --mask-loss --attention-loss 0.01
   photoswap learn --each folder-of-folders/ --class cat --out concepts
 """
@@ -48,7 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Learn and write the concept, or each concept of a folder."""
+    """Learn and write the concept, or each concept of a folder; or say how much memory it would take."""
+    if arguments.dry_run:
+        rehearse(arguments)
+        return
     if arguments.each is not None:
         check_each(arguments)
         run_each(arguments)
@@ -59,6 +64,19 @@ def run(arguments: argparse.Namespace) -> None:
     lesson = read_lesson(arguments)
     model = load_model(arguments, "float32")  # --dtype bfloat16 is autocast: the weights stay float32
     learn_lesson(arguments, model, lesson, Team.join(model.device, arguments.shard))
+
+
+def rehearse(arguments: argparse.Namespace) -> None:
+    """Print how much memory it would take; nothing is loaded or written. References need not be given."""
+    from photoswap.commands.learn_memory import model_asked_for, tell_memory
+
+    if arguments.each is not None:
+        check_each(arguments)
+    else:
+        check(arguments)
+    pictures = len(read_lesson(arguments).pictures) if arguments.references else 0
+    model = model_asked_for(arguments)
+    tell_memory(arguments, model, configure(arguments, model.name), pictures)
 
 
 @dataclass(frozen=True)
@@ -131,7 +149,7 @@ def check_each(arguments: argparse.Namespace) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     """Raise ValueError for flags that would change nothing, and for what may not be written."""
-    if not arguments.references:
+    if not arguments.references and not arguments.dry_run:
         raise ValueError("there are no references: give a folder of pictures, or pictures, or --each with a folder")
     if arguments.dtype == "float16":
         raise ValueError("steps of the optimizer round to nothing in float16; learn with --dtype bfloat16 or float32")
@@ -207,6 +225,8 @@ def configure(arguments: argparse.Namespace, model: str) -> "LearnConfig":
     names = {field.name for field in fields(CONFIGS[arguments.method])} - {"class_word"}
     given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
     given |= {"bfloat16": arguments.dtype == "bfloat16", "seed": seed_for(arguments.seed)}
+    if arguments.low_memory:
+        given = {"moments": "8bit", "gradient_checkpointing": True, **given}
     if arguments.also:
         starts = chain(NEXT_INIT, repeat("ktn"))
         given["also"] = tuple(Beside(word, kind, next(starts)) for _, kind, word in arguments.also)

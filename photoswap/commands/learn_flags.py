@@ -113,6 +113,14 @@ def add_learning(parser: argparse.ArgumentParser) -> None:
         help="less memory, a third slower (default: where it would not fit otherwise)",
     )
     group.add_argument(
+        "--low-memory",
+        action="store_true",
+        help="recompute activations and keep AdamW's moments in a byte each: dreambooth in 16 GB (docs/learn.md)",
+    )
+    group.add_argument(
+        "--dry-run", action="store_true", help="say how much memory it would take, and what would make it fit; no more"
+    )
+    group.add_argument(
         "--min-snr",
         type=types.number(0, 1e6, above=True),
         metavar="GAMMA",
