@@ -118,6 +118,7 @@ NAMES = [
     "cuda:63",
     "official",
     "direct",
+    "auto",
     "",
     "--",
 ]

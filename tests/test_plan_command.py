@@ -33,7 +33,9 @@ def test_a_plan_is_the_swap_with_its_settings(line, tmp_path, capsys):
     plan = json.loads((tmp_path / "out" / "swap.json").read_text())["settings"]["plan"]
     assert all(one["settings"]["A"] == 1 for one in plan["tried"])  # it was given, so it stays
     heads = next(i for i, one in enumerate(told) if one.split()[:3] == ["phi", "M", "A"])
-    assert len(told) == heads + 1 + len(plan["tried"]) + 2
+    assert (
+        len(told) == heads + 1 + len(plan["tried"]) + 2 and told[heads - 1] == 'plan for "a photo of a cat on grass":'
+    )
     counted = f"{plan['row_calls']} rows of the network with judging, {plan['row_calls_apart']} for the swaps apart"
     assert told[-2] == f"plan: {len(plan['tried'])} tried, {counted}"
     flags = told[-1].removeprefix("plan: the same again by ").split()

@@ -89,9 +89,15 @@ def make_plans(
     return plans, [replace(request, method=plan.method) for request, plan in zip(requests, plans, strict=True)]
 
 
-def tell_plans(arguments: argparse.Namespace, plans: "Sequence[SwapPlan | None]") -> None:
-    """Say what was tried, what was chosen, what it cost, and how to have the same without a plan."""
-    for plan in filter(None, plans):
+def tell_plans(arguments: argparse.Namespace, plans: "Sequence[tuple[str, SwapPlan | None]]") -> None:
+    """Say what was tried, what was chosen, what it cost, and how to have the same without a plan.
+
+    plans: each with the prompt of its target.
+    """
+    for prompt, plan in plans:
+        if plan is None:
+            continue
+        say(f'plan for "{prompt}":')
         say(plan.table())
         counted = f"{plan.row_calls} rows of the network with judging, {plan.row_calls_apart} for the swaps apart"
         say(f"plan: {len(plan.tried)} tried, {counted}")

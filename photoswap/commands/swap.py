@@ -43,6 +43,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from photoswap.commands.common import (
@@ -123,7 +124,7 @@ def run(arguments: argparse.Namespace) -> None:
         done += found
     seed = seed_for(arguments.seed) if method.draws else done[0].inversion.seed
     write_results(arguments, done, len(every[0]) > 1, clock, seed)
-    tell_plans(arguments, [one.plan for one in done])
+    tell_plans(arguments, [(turn.target, one.plan) for turn, one in zip(chain(*every), done, strict=True)])
 
 
 def swap_round(
