@@ -134,8 +134,9 @@ LEARN = {
         "--mask-word": ["dog"],
     },
     **{"--init-word": ["dog"], "--tokens-per-word": ["2"], "--zoom": ["--no-zoom"], "--also": ["refs", "dog", "<b>"]},
+    "--whole-attention": [],
 }
-OF_WORDS, OF_CUSTOM = ("--init-word", "--tokens-per-word"), ("--zoom", "--also")
+OF_WORDS, OF_CUSTOM = ("--init-word", "--tokens-per-word"), ("--zoom", "--also", "--whole-attention")
 OF_TEXT, OF_CLASS = ("--train-text-encoder", "--text-learning-rate"), ("--class-pictures", "--class-folder")
 OF_MASKS = ("--masks", "--mask-word", "--token-learning-rate")
 OF_LORA = ("--rank", "--alpha", "--layers")

@@ -1,18 +1,21 @@
 """train.methods: Textual Inversion and Custom Diffusion, the words they learn and what else."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from command_line import refused
+from safetensors.torch import save_file
 from test_dreambooth import build, learner_of, loss_of, pictures, run
 from test_learning_methods import CASES, DOG, OF_WORD
 from tiny import normal
+from tiny_model import drawn_model, tiny_config
 
 from models.attention import CrossAttention
 from models.hooks import Hook
 from photoswap.__main__ import main
-from train.concepts import apply_concept, open_concept
+from train.concepts import apply_concept, merge_custom_diffusion, open_concept, save_delta
 from train.config import Beside, CustomDiffusionConfig, TextualInversionConfig, learn_config
 from train.data import CentreCrops, Stream, Templated, Together
 from train.methods import method_of
@@ -22,6 +25,7 @@ from train.ready import ready_to_learn
 from train.templates import TEMPLATES
 
 WORD, CUSTOM = CASES["textual-inversion"], CASES["custom-diffusion"]
+WHOLE = CASES["custom-diffusion of whole layers"]
 
 
 def learner(model, config):
@@ -47,6 +51,32 @@ def test_a_word_that_learns_reads_as_it_will_from_its_file(tmp_path):
     concept.words["<new1>"] = rows["<new1>"]
     with torch.no_grad():
         assert torch.equal(apply_concept(model, concept).encode_text(prompts), live)
+
+
+def test_of_the_cross_attention_keys_and_values_learn_or_all(tmp_path):
+    """What the authors' code takes for crossattn-kv, and for crossattn: every parameter with "attn2" in its name."""
+    config = tiny_config()  # with as many blocks as have names in the single file
+    model = drawn_model(replace(config, unet=replace(config.unet, res_blocks=2)), torch.device("cpu"), 0)
+    cross = {f"unet.{name}" for name, _ in model.unet.named_parameters() if ".attn2." in name}
+    layers = len(model.unet.sites) // 2
+    few, all_of_it = (method_of(config).shapes(model, config) for config in (CUSTOM, WHOLE))
+    assert set(few) - {"word/<new1>"} == {name for name in cross if name.endswith(("to_k.weight", "to_v.weight"))}
+    assert set(all_of_it) - {"word/<new1>"} == cross and len(cross) == 5 * layers  # the output has a bias too
+    concept, _ = run(model, WHOLE, tmp_path)
+    again = open_concept(tmp_path / "delta.bin")
+    assert again.changes.keys() == cross
+    stored = torch.load(tmp_path / "delta.bin", weights_only=True)["unet"]
+    leaves = {name.partition(".attn2.")[2] for name in stored}
+    assert leaves == {"to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight", "to_out.0.bias"}
+    save_delta(concept, tmp_path / "authors.bin", model, "ldm")
+    their_name = {name: re.sub(r"attn2\.(to_[a-z]+)", r"attn2.processor.\1_custom_diffusion", name) for name in stored}
+    save_file({their_name[name]: tensor for name, tensor in stored.items()}, tmp_path / "diffusers.safetensors")
+    for file in ("authors.bin", "diffusers.safetensors"):
+        changes = open_concept(tmp_path / file).changes
+        assert changes.keys() == cross
+        assert all(torch.equal(change.values, again.changes[name].values) for name, change in changes.items())
+    with pytest.raises(ValueError, match=r"only keys and values can be merged"):
+        merge_custom_diffusion(model, [concept, again], ["a dog", "a cat"])
 
 
 @pytest.mark.parametrize("config", [WORD, CUSTOM], ids=["textual-inversion", "custom-diffusion"])

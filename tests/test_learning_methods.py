@@ -29,6 +29,7 @@ CASES = {
     ),
     "textual-inversion": learn_config("textual-inversion", "sd21", "cat", **OF_WORD, tokens_per_word=2),
     "custom-diffusion": learn_config("custom-diffusion", "sd21", "cat", **FEW),
+    "custom-diffusion of whole layers": learn_config("custom-diffusion", "sd21", "cat", **FEW, whole_attention=True),
     "custom-diffusion of two": learn_config("custom-diffusion", "sd21", "cat", **FEW, zoom=False, also=(DOG,)),
 }
 EVERY = pytest.mark.parametrize("config", CASES.values(), ids=CASES)

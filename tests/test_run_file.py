@@ -143,6 +143,13 @@ def test_a_checkpoint_of_the_first_version_is_read(tmp_path, random_crop, resamp
     assert read_run(tmp_path / "old")[1].settings == wanted
 
 
+def test_a_checkpoint_of_custom_diffusion_that_does_not_say_what_learnt_is_of_keys_and_values(tmp_path):
+    write_run(tmp_path / "now", state(), RECORD)
+    held, about = contents(tmp_path / "now")
+    put(tmp_path / "old", held, json.dumps({**about, "version": 4, "settings": {"method": "custom-diffusion"}}))
+    assert read_run(tmp_path / "old")[1].settings["whole_attention"] is False
+
+
 def test_missing_unknown_and_misshapen_tensors_are_named_and_nothing_is_copied():
     model = build()
     before = fingerprint(model)

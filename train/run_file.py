@@ -36,16 +36,17 @@ def _upgraded(version: int, record: dict[str, Any]) -> dict[str, Any]:
     """What an older version said, as this one says it.
 
     The first had one resampling for each way of cropping, and called gradient checkpointing otherwise. The second knew
-    DreamBooth alone, and the third moments in float32; all of them knew rates that stay.
+    DreamBooth alone, the third moments in float32, the fourth rates that stay, and the fifth Custom Diffusion of keys
+    and values.
     """
     settings = {"rate_schedule": "constant", **record["settings"]}
     if version == 1:
         settings.setdefault("resampling", "bilinear" if settings.get("random_crop") else "lanczos")
         settings["gradient_checkpointing"] = settings.pop("checkpointing", False)
-    return {
-        **record,
-        "settings": {"method": "dreambooth", "scale_learning_rate": False, "moments": "float32", **settings},
-    }
+    if settings.get("method") == "custom-diffusion":
+        settings.setdefault("whole_attention", False)
+    unsaid = {"method": "dreambooth", "scale_learning_rate": False, "moments": "float32"}
+    return {**record, "settings": {**unsaid, **settings}}
 
 
 RUN_KIND = FileKind(
@@ -67,7 +68,7 @@ RUN_KIND = FileKind(
     },
     limits={"base": (1, 200), "pictures": (1, 200), "done": (0, 10**9)},
     sizes={"state": (1, 2**16), "instances left": (0, 2**24), "classes left": (0, 2**24)},
-    version=4,
+    version=6,
     upgrade=_upgraded,
     again="start again without resume",
 )

@@ -27,6 +27,7 @@ OWN = {
     "tokens_per_word": ("textual-inversion",),
     "zoom": ("custom-diffusion",),
     "also": ("custom-diffusion",),
+    "whole_attention": ("custom-diffusion",),
 }
 OF_CLASS = ("class_pictures", "class_folder")
 PRESET_NAMES = ("sd21", "sd21-base", "sd15", "script", "official", "miniature")
@@ -200,6 +201,11 @@ def _add_of_methods(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar=("DIR", "CLASS", "WORD"),
         help="custom-diffusion: another subject in the same run; may be repeated",
+    )
+    group.add_argument(
+        "--whole-attention",
+        action=argparse.BooleanOptionalAction,
+        help="custom-diffusion: queries and outputs of the cross-attention too, for faces; cannot be merged",
     )
     group.add_argument(
         "--train-text-encoder", action=argparse.BooleanOptionalAction, help="dreambooth, lora: the text encoder too"

@@ -2,7 +2,8 @@
 
 Of all weights these move most when a whole model is fine-tuned (figure 2), and they are what turns words into pictures.
 The word, placed before the class, begins as a token that hardly occurs. As in the authors' code, which the paper does
-not say, keys and values of the start token take no gradient: every prompt has it, so what it says must stay.
+not say, keys and values of the start token take no gradient: every prompt has it, so what it says must stay. Their code
+has a second mode, in which the queries and outputs of these layers learn too.
 """
 
 import re
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from models.hooks import Hook
 from models.stable_diffusion import StableDiffusion
 from train.concepts import Concept, replaced, save_delta
+from train.concepts.delta_file import TRAINED
 from train.config import CustomDiffusionConfig
 from train.data import Examples, Together
 from train.methods.method import Group, LearningMethod, Placed, borrowed, on_cpu, weights_of
@@ -27,17 +29,17 @@ KEYS_VALUES = re.compile(r"unet\..+\.attn2\.to_[kv]\.weight")
 
 
 class CustomDiffusion(LearningMethod[CustomDiffusionConfig]):
-    """Keys and values of the cross-attention learn, and a row for the word of every subject."""
+    """Keys and values of the cross-attention learn, or all of it, and a row for the word of every subject."""
 
     file = "delta.bin"
 
     def shapes(self, model: StableDiffusion, config: CustomDiffusionConfig) -> dict[str, tuple[int, ...]]:
-        learning = _keys_values(model) | {f"{PREFIX}{word}": row for word, row in _starts(model, config).items()}
+        learning = _learning(model, config) | {f"{PREFIX}{word}": row for word, row in _starts(model, config).items()}
         return {name: tuple(tensor.shape) for name, tensor in learning.items()}
 
     @contextmanager
     def placed(self, model: StableDiffusion, config: CustomDiffusionConfig) -> Iterator[Placed]:
-        weights = _keys_values(model)
+        weights = _learning(model, config)
         hook = Hook(qkv=start_detached)
         with borrowed(weights), learning_words(model, _starts(model, config)) as rows:
             yield Placed(
@@ -80,8 +82,9 @@ def start_detached(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Ten
     return q, k, v
 
 
-def _keys_values(model: StableDiffusion) -> dict[str, nn.Parameter]:
-    return {name: weight for name, weight in weights_of(model, "unet").items() if KEYS_VALUES.fullmatch(name)}
+def _learning(model: StableDiffusion, config: CustomDiffusionConfig) -> dict[str, nn.Parameter]:
+    names = TRAINED if config.whole_attention else KEYS_VALUES
+    return {name: weight for name, weight in weights_of(model, "unet").items() if names.fullmatch(name)}
 
 
 def _starts(model: StableDiffusion, config: CustomDiffusionConfig) -> dict[str, Tensor]:
