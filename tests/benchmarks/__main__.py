@@ -25,9 +25,9 @@ from models.precision import full_float32
 from models.threads import suited_threads
 
 PARTS: dict[str, Callable[[Bench], Figures]] = {
-    "starts": parts.starts,
-    "swap": parts.swap,
     "counted": counted.counted,
+    "swap": parts.swap,
+    "full": full.full,
     "savings": parts.savings,
     "oracle": parts.oracle,
     "plain": parts.plain,
@@ -35,8 +35,8 @@ PARTS: dict[str, Callable[[Bench], Figures]] = {
     "dtypes": parts.dtypes,
     "null-text": parts.null_text,
     "tiling": parts.tiling,
+    "starts": parts.starts,
     "demo": parts.demo,
-    "full": full.full,
 }
 BEGIN, END = "<!-- printed by python -m tests.benchmarks -->", "<!-- until here -->"
 

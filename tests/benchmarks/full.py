@@ -6,6 +6,7 @@ each has at 10/25/20, which is 10, 10, 5 and 25. Plain sampling is weighed likew
 """
 
 import statistics
+import time
 from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
@@ -26,6 +27,7 @@ from weights.load import meta_model
 
 WEIGHTS = (10, 10, 5, 25)
 SWAP_AT_MOST = 0.75
+ENOUGH = 60.0  # seconds of swaps, after which no further round is begun
 
 
 def drawn_model(config: ModelConfig, dtype: torch.dtype, device: str = "cpu") -> StableDiffusion:
@@ -56,7 +58,8 @@ def _swap(bench: Bench, scene: Scene, rounds: int) -> Iterator[Figure]:
     dtype, found = str(scene.model.dtype).removeprefix("torch."), []
     name = f"{8 * scene.pictures[SOURCE].size[0]} px in {dtype}"
     scene.plain(steps=1)  # memory is taken and kernels are chosen
-    for _ in range(rounds):
+    start = time.monotonic()
+    while len(found) < rounds and (not found or time.monotonic() - start < ENOUGH):
         below = bench.clock.of(partial(scene.plain, steps=1)) * sum(WEIGHTS)
         found.append(sum(w * spent for w, spent in zip(WEIGHTS, step_seconds(bench, scene), strict=True)) / below)
     middle = statistics.median(found)
