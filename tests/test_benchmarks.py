@@ -2,12 +2,13 @@
 
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from benchmarks import counted, full, gpu, gpu_miniature, parts
-from benchmarks.__main__ import BEGIN, END, PARTS, table, written_into
+from benchmarks.__main__ import BEGIN, END, PARTS, main, table, written_into
 from benchmarks.measure import Clock, Figure, peak_bytes, shares
 from benchmarks.parts import Bench
 from benchmarks.scene import Scene, without_savings
@@ -101,7 +102,8 @@ def test_a_sweep_as_a_tree_computes_what_is_shared_once(scene):
 @pytest.mark.slow  # counts every operator of nine calls, without data
 def test_operations_are_fewer_than_the_rows_say(bench):
     """Rows alone say 0.675; where phi goes over, attention is not computed for those that take it."""
-    share, peak = counted.counted(bench, tiny_config().unet)
+    share, unread, peak = counted.counted(bench, tiny_config().unet)
+    assert 0 < unread.value < 0.05
     assert share.unit == "x" and 0.6 < share.value < 0.7
     assert peak.most == 1.05 and 0.5 < peak.value < 1.5  # tiny layers, hardly wider than the text
 
@@ -134,6 +136,19 @@ def test_tables_go_between_the_markers():
     assert "| time | 0.90 x | 0.80 to 1.00 | 0.85 MISSED |" in page and "| time | 0.80 x |" in page
     with pytest.raises(ValueError, match="nowhere to write"):
         written_into("a page", "a table")
+
+
+def test_what_was_measured_before_is_not_measured_again(tmp_path, monkeypatch, capsys):
+    runs = []
+    parts_of = {name: lambda bench, name=name: runs.append(name) or iter([Figure(name, "it", 2.0)]) for name in "ab"}
+    monkeypatch.setattr("benchmarks.__main__.PARTS", parts_of)
+    monkeypatch.setattr("benchmarks.__main__.suited_threads", lambda model: nullcontext())
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}{END}")
+    for line in (["b"], []):
+        main([*line, "--json", str(tmp_path / "kept.jsonl"), "--write", str(page)])
+    assert runs == ["b", "a"] and page.read_text().count("| it | 2.00 x |") == 2
+    assert page.read_text().index("**a**") < page.read_text().index("**b**")
 
 
 def test_every_part_says_what_it_measures():

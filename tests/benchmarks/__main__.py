@@ -2,7 +2,8 @@
 
 Both sides of a ratio run in this process, one after the other, several rounds, and the table has the median with the
 smallest and the largest; so a busy neighbour disturbs both alike. `--clock cpu --threads 1` counts this process's own
-seconds, where neighbours disturb still less. Each figure is printed, and kept in --json, as soon as it is there.
+seconds, where neighbours disturb still less. Each figure is printed as soon as it is there, and those of a part are
+kept in --json when it is done: run again with the same file, what stands there is not measured again.
 """
 
 import argparse
@@ -44,11 +45,17 @@ BEGIN, END = "<!-- printed by python -m tests.benchmarks -->", "<!-- until here 
 def table(figures: Sequence[Figure]) -> str:
     """Markdown, a table a part."""
     blocks = []
-    for part in dict.fromkeys(figure.part for figure in figures):
+    for part in (name for name in PARTS if name in {figure.part for figure in figures}):
         lines = [f"**{part}**", "", "| what | median | rounds | at most |", "| --- | --- | --- | --- |"]
         lines += [f"| {' | '.join(figure.cells())} |" for figure in figures if figure.part == part]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def kept(path: Path | None) -> list[Figure]:
+    """The figures of an earlier run."""
+    lines = path.read_text().splitlines() if path and path.is_file() else []
+    return [Figure(**json.loads(line)) for line in lines]
 
 
 def written_into(text: str, content: str) -> str:
@@ -76,22 +83,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--threads", type=int, help="for all parts (default: as models/threads.py finds suitable)")
     parser.add_argument("--against", metavar="MODULE:FUNCTION", help="given our model, returns another network")
-    parser.add_argument("--json", type=Path, help="where to keep each figure, a line each")
+    parser.add_argument("--json", type=Path, help="where figures are kept, a line each")
     parser.add_argument("--write", type=Path, help="a page whose tables are replaced")
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.parts) - PARTS.keys():
         parser.error(f"no part {', '.join(unknown)}; there is {', '.join(PARTS)}")
-    bench, figures = Bench(Clock(arguments.clock), arguments.rounds, arguments.against), []
+    bench, figures = Bench(Clock(arguments.clock), arguments.rounds, arguments.against), kept(arguments.json)
+    wanted = [name for name in arguments.parts or PARTS if name not in {figure.part for figure in figures}]
     print(machine(arguments.threads))
     with threads(arguments.threads) if arguments.threads else suited_threads(bench.model), full_float32():
-        for name in (bar := tqdm(arguments.parts or list(PARTS))):
+        for name in (bar := tqdm(wanted)):
             bar.set_description(name)
+            found = []
             for figure in PARTS[name](bench):
-                figures.append(figure)
+                found.append(figure)
                 bar.write(f"{name:<10} " + "   ".join(figure.cells()))
-                if arguments.json:
-                    with arguments.json.open("a") as lines:
-                        lines.write(json.dumps(figure.as_json()) + "\n")
+            figures += found
+            if arguments.json:
+                with arguments.json.open("a") as lines:
+                    lines.writelines(json.dumps(figure.as_json()) + "\n" for figure in found)
     if not arguments.against and (not arguments.parts or "plain" in arguments.parts):
         print("plain      no other implementation named with --against: nothing to compare plain sampling with")
     if arguments.write:

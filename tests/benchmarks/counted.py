@@ -14,6 +14,7 @@ from benchmarks.full import WEIGHTS
 from benchmarks.measure import Figure
 from benchmarks.parts import PEAK_AT_MOST, Bench
 from models.config import SD21_BASE, UNetConfig
+from models.transformer import TransformerBlock
 from models.unet import UNet
 from photoswap import side_by_side as loop
 from photoswap.methods import Photoswap
@@ -34,8 +35,11 @@ def counted(bench: Bench, config: UNetConfig = SD21_BASE.unet) -> Iterator[Figur
         step = lambda unet=unet, pictures=pictures: _plain(unet, schedule, pictures)  # noqa: E731
         moments = loop.side_by_side(unet, schedule, pictures, TABLES)
         spent = [_operations(lambda moments=moments: next(moments)) for _ in WEIGHTS]
-        share = sum(w * each for w, each in zip(WEIGHTS, spent, strict=True)) / sum(WEIGHTS) / _operations(step)
-        yield Figure("counted", f"a swap at {8 * side} px, operations", share)
+        whole = sum(w * each for w, each in zip(WEIGHTS, spent, strict=True))
+        yield Figure("counted", f"a swap at {8 * side} px, operations", whole / sum(WEIGHTS) / _operations(step))
+        yield Figure(
+            "counted", f"a swap at {8 * side} px, projections nobody reads", _unread(unet, side) / whole, "of it"
+        )
         peaks = peaks_of(loop.side_by_side(unet, schedule, pictures, TABLES))
         yield Figure(
             "counted", f"a swap at {8 * side} px, peak of activations", max(peaks) / peak_of(step), most=PEAK_AT_MOST
@@ -59,6 +63,13 @@ def _plain(unet: UNet, schedule: Schedule, pictures: Mapping[str, Picture]) -> N
     contexts = torch.cat([source.context, target.context])
     eps = guided_eps(unet, schedule, source.uncond, contexts)
     sample(eps, torch.cat([source.noise, target.noise]), schedule.sampling(1))
+
+
+def _unread(unet: UNet, side: int) -> float:
+    """Operations that project what no attention uses: where phi comes q, k and v of two rows, where M comes q and k."""
+    blocks = [block for block in unet.modules() if isinstance(block, TransformerBlock)]
+    each = sum(2 * (side // b.self_site.scale) ** 2 * b.attn1.to_q.weight.numel() for b in blocks)
+    return float(each * (WEIGHTS[0] * 2 * 3 + sum(WEIGHTS[1:3]) * 2))
 
 
 def _operations(job: object) -> float:

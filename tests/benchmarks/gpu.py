@@ -119,10 +119,10 @@ def multiplied(sitting: Sitting, dtype: torch.dtype) -> float:
 
 
 def operations(call: Callable[[], object]) -> float:
-    """Of matrix products, convolutions and attention in one call, as torch counts them."""
+    """Of matrix products, convolutions and attention in one call, as torch counts them: not in compiled code."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         call()
     return float(counter.get_total_flops())
 

@@ -57,10 +57,15 @@ class Bench:
     def scene(self) -> Scene:
         return Scene.of(self.model, self.method, 16)
 
+    @property
+    def few(self) -> int:
+        """Rounds where nothing is held to a figure."""
+        return max(1, self.rounds - 3)
+
     def ratio(
         self, part: str, what: str, job: Callable[[], object], base: Callable[[], object], **more: float
     ) -> Figure:
-        ((value, low, high),) = self.clock.ratios([job], base, self.rounds)
+        ((value, low, high),) = self.clock.ratios([job], base, self.rounds if "most" in more else self.few)
         return Figure(part, what, value, "x", low, high, more.get("most"))
 
     def seconds(self, part: str, what: str, job: Callable[[], object], rounds: int | None = None) -> Figure:
@@ -84,7 +89,7 @@ def savings(bench: Bench) -> Figures:
     """The swap with one of its savings taken away, against the swap."""
     scene = bench.scene
     sides = without_savings(scene)
-    found = bench.clock.ratios(list(sides.values()), scene.swap, max(1, bench.rounds - 2))
+    found = bench.clock.ratios(list(sides.values()), scene.swap, bench.few)
     for what, (value, low, high) in zip(sides, found, strict=True):
         yield Figure("savings", what, value, "x", low, high)
 
@@ -103,7 +108,7 @@ def oracle(bench: Bench) -> Figures:
         nulls = uncond.repeat(steps, 1, 1)
         return released_swap(bench.model.unet, source.noise, nulls, contexts, control, None, "v", GUIDANCE)
 
-    ((value, low, high),) = bench.clock.ratios([released], scene.swap, max(1, bench.rounds - 2))
+    ((value, low, high),) = bench.clock.ratios([released], scene.swap, bench.few)
     yield Figure("oracle", "the released code's algorithm, every map built, 200 row-calls", value, "x", low, high)
 
 
