@@ -194,6 +194,10 @@ def spoil(bench, what):
         Image.new("L", (60, 64), 255).save(bench / "Mask_bbox_3500" / "000000000785_mask.png")
     elif what == "black":
         Image.new("L", (64, 64)).save(bench / "Mask_bbox_3500" / "000000000785_mask.png")
+    elif what == "a line":
+        mask = Image.new("L", (64, 64))
+        mask.paste(255, (10, 20, 40, 21))
+        mask.save(bench / "Mask_bbox_3500" / "000000000785_mask.png")
     else:
         (bench / "GT_3500" / "000000000785_GT.png").write_bytes(b"no picture")
 
@@ -205,7 +209,8 @@ def spoil(bench, what):
         ("no file", "1 of 9 files of"),
         ("no list", "is no list of numbers"),
         ("another size", "000000000785_mask.png: the mask is 60 x 64 pixels, the source 64 x 64"),
-        ("black", "the mask is black everywhere"),
+        ("black", "000000000785_mask.png: the mask is black everywhere"),
+        ("a line", "000000000785_mask.png: the mask covers a line"),
         ("no picture", "is not a picture"),
     ],
 )

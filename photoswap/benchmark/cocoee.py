@@ -20,6 +20,7 @@ from photoswap.benchmark.cells import read_record, write_json
 from photoswap.benchmark.entries import PAINTER, Entry
 from photoswap.benchmark.painted import Easel, counted, needs_base
 from photoswap.benchmark.run import ALL, Shard
+from photoswap.masks import box_of
 from photoswap.paint_method import PaintMethod
 from photoswap.painters import paint
 from photoswap.sizes import check_mask
@@ -77,6 +78,9 @@ class CocoEE:
         picture, mask = load_image(self.file(SOURCES, number)), load_mask(self.file(MASKS_OF, number))
         try:
             check_mask(mask, picture.size)
+            box = box_of(mask)
+            if box[2] - box[0] < 2 or box[3] - box[1] < 2:
+                raise ValueError("the mask covers a line; want a region to paint and to compare")
         except ValueError as error:
             raise ValueError(f"{self.file(MASKS_OF, number)}: {error}") from None
         reference = load_image(self.file(REFERENCES_OF, number))
