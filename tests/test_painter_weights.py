@@ -19,9 +19,9 @@ from photoswap.__main__ import main
 from weights import fingerprint, mismatch
 from weights.folder import image_config, texts
 from weights.load import load, load_as, save
+from weights.parsing import parse_config
 from weights.published import PUBLISHED, TRAINING_STATE, VARIABLE, locate
 from weights.recognise import recognise
-from weights.records import parse_config
 from weights.verify import verify
 
 

@@ -12,7 +12,8 @@ from spoiled import contents, put, spoiled_bytes, spoiled_tensors, spoiled_texts
 
 from models.config import MODELS, SD15, ModelConfig
 from weights.load import CONFIG_KEY
-from weights.records import RECORD_KEY, FileKind, TensorRule, parse, parse_config, quoted, read, shown, write
+from weights.parsing import parse, parse_config
+from weights.records import RECORD_KEY, FileKind, TensorRule, quoted, read, shown, write
 
 LONGEST = 700  # characters of a sentence: names of files, which may take 200, included
 SEED = 20

@@ -30,7 +30,8 @@ from weights.folder_schema import (
     UNetFile,
     VAEFile,
 )
-from weights.records import CONFIG_LIMITS, parse, parse_json, quoted, shown
+from weights.parsing import CONFIG_LIMITS, parse, parse_json
+from weights.records import quoted, shown
 
 Json = dict[str, Any]
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from models.config import LEVELS
-from weights.records import CONFIG_LIMITS, Limits
+from weights.parsing import CONFIG_LIMITS, Limits
 
 LIMITS: Limits = {
     **CONFIG_LIMITS,

@@ -30,8 +30,9 @@ from samplers import Schedule
 from weights.files import Checkpoint
 from weights.folder_config import IMAGE, SCHEDULER, TEXT, UNET, VAE, FolderNumbers, read_folder, read_text
 from weights.names import Layout, NetworkName, source, table
+from weights.parsing import parse_config
 from weights.published import PUBLISHED, expand, sha256
-from weights.records import parse_config, quoted, shown
+from weights.records import quoted, shown
 
 Prediction = Literal["eps", "v"]
 CONFIG_KEY = "photoswap.config"  # of the metadata: what `save` records, so that a file of ours says what it is

@@ -15,7 +15,8 @@ from torch import Tensor
 from models.stable_diffusion import StableDiffusion
 from photoswap.pictures import Guidance
 from weights import mismatch
-from weights.records import FileKind, TensorRule, check_tensors, check_values, parse, quoted, read, write
+from weights.parsing import parse
+from weights.records import FileKind, TensorRule, check_tensors, check_values, quoted, read, write
 
 InversionName = Literal["direct", "null-text", "negative-prompt", "ddim", "edict", "belm", "seed", "none"]
 # Those whose source row is given its stored latents, whatever the network says.

@@ -12,19 +12,10 @@ from torch import Tensor
 from train.concepts.changes import Change
 from train.concepts.concept import CONCEPT_KIND, Concept, ConceptAbout
 from weights.files import Checkpoint
+from weights.parsing import LONGEST_TEXT, parse, parse_json
 from weights.pickles import SUFFIXES, check_dtype, check_name, kind_of, read_pickle
-from weights.records import (
-    FLOATS,
-    LONGEST_TEXT,
-    QUOTED,
-    RECORD_KEY,
-    check_values,
-    listed,
-    parse,
-    parse_json,
-    quoted,
-    shown,
-)
+from weights.quoting import QUOTED
+from weights.records import FLOATS, RECORD_KEY, check_values, listed, quoted, shown
 
 MOST = 5000  # tensors; the largest LoRA for these models, of all its layers, has some 1,600
 LARGEST = 3 * 2**29  # bytes: 75 MB is a large delta, and the smallest published model has 2 GB

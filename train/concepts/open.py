@@ -9,8 +9,9 @@ from train.concepts.delta_file import DELTA_NOTE, is_delta, read_delta
 from train.concepts.embeds_file import EMBEDS_NOTE, is_embeds, read_embeds
 from train.concepts.foreign import read_foreign
 from train.concepts.lora_file import LORA_NOTE, is_lora, read_lora
+from weights.parsing import parse_json
 from weights.pickles import kind_of
-from weights.records import RECORD_KEY, listed, parse_json, shown
+from weights.records import RECORD_KEY, listed, shown
 
 NOTED = (LORA_NOTE, EMBEDS_NOTE, DELTA_NOTE)  # kinds of file of other tools that bear our note where we wrote them
 READERS = ((is_lora, read_lora), (is_delta, read_delta), (is_embeds, read_embeds))
