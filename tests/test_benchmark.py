@@ -204,6 +204,17 @@ def test_other_kinds_swap_every_subject(base, shelf, judge, kind, monkeypatch):
         assert (np.array(one.picture) == source)[outside].all() == masked  # a mask keeps what is outside it
 
 
+def test_a_reference_is_inverted_once(base, shelf, monkeypatch):
+    one = Entry("reference-attention", concept="none")
+    other = replace(one, changes=(("start_step", 0), ("start_layer", 0)))
+    made = Workbench(base, shelf, RunPlan((one, other), 1, steps=1, masks="true"), draw_task("dev", "single", 0))
+    told, invert = [], workbench.invert_image
+    monkeypatch.setattr(workbench, "invert_image", lambda *more: told.append(more[2]) or invert(*more))
+    first, second = made.do(one), made.do(other)
+    assert told == [made.task.turns(made.task.species)[0].source, ""] and first.seconds > 0
+    assert first.picture.tobytes() != second.picture.tobytes()
+
+
 @pytest.mark.parametrize("kind", ["single", "pair"])
 def test_planned_settings_are_chosen_for_every_subject_of_every_task(base, shelf, judge, kind, tmp_path, monkeypatch):
     few = {"phi": (0,), "M": (25, 50), "A": (20,)}

@@ -44,6 +44,7 @@ class Workbench:
         self.base, self.shelf, self.plan, self.task, self.easel = base, shelf, plan, task, easel or Easel()
         self._learnt: tuple[str, list[StableDiffusion]] = "", []
         self._inverted: dict[tuple[Any, ...], tuple[Inversion, float]] = {}
+        self._shown: dict[tuple[int, int], tuple[Reference, float]] = {}
 
     @cached_property
     def carried(self) -> Carried:
@@ -85,8 +86,8 @@ class Workbench:
         picture, done, rows, seconds = self.task.source.image, [], 0, 0.0
         for i, turn in enumerate(self.task.turns(self.called(entry.concept))):
             inversion, spent = self.inverted(models[i], entry, method, turn, picture if i else None)
-            start = time.perf_counter()
-            request, told = self._request(models[i], inversion, method, turn, i), {}
+            (request, shown), told = self._request(models[i], inversion, method, turn, i), {}
+            spent, start = spent + shown, time.perf_counter()
             if entry.settings == PLANNED:
                 chosen = plan_swap(models[i], request, class_word=self.task.species[i])
                 request, told = replace(request, method=chosen.method), {"plan": chosen.record()}
@@ -118,24 +119,32 @@ class Workbench:
 
     def _request(
         self, model: StableDiffusion, inversion: Inversion, method: Method, turn: Turn, number: int
-    ) -> SwapRequest:
-        """One swap; with a mask where the method wants one, and where several subjects are swapped one by one."""
+    ) -> tuple[SwapRequest, float]:
+        """One swap, and the seconds that inverting its reference took, where the method wants one.
+
+        With a mask where the method wants that, and where several subjects are swapped one by one.
+        """
         masked = "mask" in method.wants or len(self.task.newcomers) > 1
-        return SwapRequest(
+        shown, spent = self._reference(model, number, method.steps) if "reference" in method.wants else (None, 0.0)
+        asked = SwapRequest(
             inversion,
             turn.target,
             method,
             source_word=turn.source_word,
             target_word=turn.target_word,
             mask=self.masks[number] if masked else None,
-            reference=self._reference(model, number, method) if "reference" in method.wants else None,
+            reference=shown,
             seed=self.plan.seed,
         )
+        return asked, spent
 
-    def _reference(self, model: StableDiffusion, number: int, method: Method) -> Reference:
-        """The newcomer's first picture, inverted; it is told nothing."""
-        shown = self.task.newcomers[number].pictures[0]
-        return Reference(invert_image(model, shown.image, "", "direct", method.steps), shown.mask)
+    def _reference(self, base: StableDiffusion, number: int, steps: int) -> tuple[Reference, float]:
+        """The newcomer's first picture, inverted by the base once, and the seconds that took; it is told nothing."""
+        if (number, steps) not in self._shown:
+            shown, start = self.task.newcomers[number].pictures[0], time.perf_counter()
+            inverted = invert_image(base, shown.image, "", "direct", steps)
+            self._shown[number, steps] = Reference(inverted, shown.mask), time.perf_counter() - start
+        return self._shown[number, steps]
 
     def _painted(self, entry: Entry) -> EntryResult:
         """The newcomers painted into the old subjects' boxes."""
