@@ -1,7 +1,9 @@
 """Which settings are tried, what it costs, which win; a plan is the swap with its settings; a stopped one goes on."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from photoswap.masks import Found
 from photoswap.methods import METHODS, Photoswap, official
 from photoswap.pipeline import SwapRequest, rows_alone, swap
 from photoswap.plan_scores import Critic
-from photoswap.plan_search import TRIED_VALUES, alternatives, plan_swap, rival_prompts
+from photoswap.plan_search import TRIED_AT_ONCE, TRIED_VALUES, alternatives, plan_swap, rival_prompts
 
 STEPS = 5
 WORDS = {"source_word": "cat", "target_word": "sks cat"}
@@ -200,3 +202,23 @@ def test_a_table_of_all_the_best_first(found):
     told = json.loads(json.dumps(found.record()))
     assert told["chosen"] == found.chosen and told["tried"][0]["settings"] == found.tried[0].settings
     assert told["row_calls"] == found.row_calls
+
+
+def counted_by_hand(methods):
+    """Rows of a tree over a stored trajectory: two for each run that differs so far, and those of the source."""
+    total, past = 0, dict.fromkeys(range(len(methods)), ())
+    for step in range(50):
+        plans = [("phi" if step < m.phi else "M" if step < m.M else "", step < m.A) for m in methods]
+        past = {i: (*past[i], plan) for i, plan in enumerate(plans)}
+        total += 2 * len(set(past.values())) + any(p[0] == "phi" for p in plans) + any(p[0] or p[1] for p in plans)
+    return total
+
+
+def test_the_page_says_what_a_plan_costs():
+    methods = alternatives(Photoswap())
+    parts = [methods[i : i + TRIED_AT_ONCE] for i in range(0, len(methods), TRIED_AT_ONCE)]
+    told = re.sub(r"\s+", " ", (Path(__file__).parent.parent / "docs" / "plan.md").read_text())
+    planned = sum(map(counted_by_hand, parts)) + 12 * len(methods) + 3
+    apart, one = sum(counted_by_hand([method]) for method in methods), counted_by_hand([Photoswap()])
+    assert f"they take {planned} rows of the network with judging, where the swaps apart would take {apart}" in told
+    assert f"and one swap takes {one}." in told
