@@ -242,6 +242,18 @@ def test_the_command_paints_measures_and_goes_on(bench, real, line, tiny, tmp_pa
     assert files(tmp_path / "out") == left and capsys.readouterr().out == said
 
 
+def test_processes_of_torchrun_share_the_pictures(bench, line, tmp_path, capsys, monkeypatch):
+    """Each does its own, and the one that finishes last measures."""
+    words = ["evaluate", "--cocoee", str(bench), "--methods", "paste-harmonise", "--features", line["eyes"]]
+    words += ["--quiet", "--device", "cpu", "--out", str(tmp_path / "out")]
+    for rank, done, said in (("1", 1, "2 results are still missing"), ("0", 3, "## COCOEE: 3 tasks")):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert main(words) == 0
+        assert said in capsys.readouterr().out
+        assert len([name for name in files(tmp_path / "out") if "results/" in name]) == done
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
