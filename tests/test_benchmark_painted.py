@@ -144,14 +144,18 @@ def test_the_shipped_painter_will_do(tiny, tmp_path, capsys, easel, none_shipped
     assert "\n| painter |" in capsys.readouterr().out
 
 
-def test_the_command_takes_a_painter_and_does_without(tiny, tmp_path, capsys, easel, none_shipped):
+def test_the_command_takes_a_painter(tiny, tmp_path, capsys, easel, none_shipped):
     file = tmp_path / "painter.safetensors"
     save(easel.painter, file)
-    eyes = tmp_path / "eyes.safetensors"
-    save_file(easel.features.recogniser.state_dict(), eyes)
     out = ["--out", str(tmp_path / "one")]
     assert main([*QUICK, "--methods", PAINTER, "--painter", str(file), *tiny, *out]) == 0
     assert "\n| painter |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_without_a_painter_the_others_run(tiny, tmp_path, capsys, easel, none_shipped):
+    eyes = tmp_path / "eyes.safetensors"
+    save_file(easel.features.recogniser.state_dict(), eyes)
     out = ["--out", str(tmp_path / "two")]
     assert main([*QUICK, "--methods", "painters", "--features", str(eyes), *tiny, *out]) == 0
     said = capsys.readouterr().out

@@ -149,6 +149,7 @@ def test_blended_by_image_follows_the_gradient(model, picture, mask, reference):
     assert apart(found, by_hand(model, picture, told, **{**rules, "image_scale": 90.0})) > ELSEWHERE
 
 
+@pytest.mark.slow
 def test_told_no_words_the_plain_estimate_is_steered(model, picture, mask, reference):
     """One row, of the empty prompt."""
     told = Told(reference)
@@ -292,9 +293,10 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "size"), [*((name, (128, 128)) for name in RUNS), *((name, (200, 120)) for name in list(RUNS)[2:])]
-)
+WIDE = [pytest.param(name, (200, 120), marks=pytest.mark.slow) for name in RUNS]
+
+
+@pytest.mark.parametrize(("name", "size"), [*((name, (128, 128)) for name in RUNS), *WIDE])
 def test_outside_the_mask_is_the_source_and_the_seed_says_the_rest(name, size, model, reference):
     settings, told = RUNS[name]
     picture, mask = painted_at_random(size, 2), Image.new("L", size, 0)
