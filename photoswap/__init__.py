@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from photoswap.drawing import generate, generate_latents
     from photoswap.inversion import invert_image as invert
     from photoswap.methods import METHODS, Photoswap, official
     from photoswap.painters import PaintSettings, paint
-    from photoswap.pipeline import SwapRequest, SwapResult, generate, generate_latents, swap, swap_all
+    from photoswap.pipeline import SwapRequest, SwapResult, swap, swap_all
     from photoswap.plan_search import plan_swap
     from train.concepts import apply_concept as apply
     from train.config import dreambooth_config
@@ -47,8 +48,8 @@ _PLACES = {
     "SwapResult": "photoswap.pipeline",
     "apply": "train.concepts:apply_concept",
     "dreambooth_config": "train.config",
-    "generate": "photoswap.pipeline",
-    "generate_latents": "photoswap.pipeline",
+    "generate": "photoswap.drawing",
+    "generate_latents": "photoswap.drawing",
     "invert": "photoswap.inversion:invert_image",
     "learn": "train.learn",
     "load": "weights.load",

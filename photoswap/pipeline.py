@@ -1,8 +1,8 @@
 """Swap the subject of a picture: from an inversion and a prompt to pixels.
 
 The method is Photoswap's (arXiv:2305.18286, Algorithm 1) unless another is asked for; `side_by_side` is the loop, on
-latents alone, and here is what stands around it: prompts and words made into contexts and columns, a user's mask, the
-decoder, and the source's own resolution.
+latents alone, and here is what stands around it: requests checked, swaps that share a run, a user's mask, the decoder,
+and the source's own resolution. What the loop is given is made in photoswap/staging.py.
 """
 
 import time
@@ -15,21 +15,20 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from models.images import to_image
 from models.stable_diffusion import StableDiffusion
 from models.threads import in_suited_threads
-from samplers import guided_eps, last, walk
 
 from .blend import Inside, MaskedAdaIN
+from .drawing import decoded
 from .injections import REFERENCE, SOURCE, TARGET, as_json, timeline
-from .inversion import Inversion, initial_noise, uncond_contexts
+from .inversion import Inversion
 from .method import Follower, Method, Run
 from .methods import Photoswap, name_of
 from .origins import Renamed
 from .pictures import Picture
 from .side_by_side import Moment, phases, side_by_side
-from .sizes import place, touched_cells
-from .tokens import subject_tokens
+from .sizes import place
+from .staging import Reference, decoded_size, latent_region, make_pictures, reference_picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +47,6 @@ class SwapResult:
     source_latents: Tensor
     timings: dict[str, float]
     settings: dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """A picture of the subject to come, inverted at the source's size, and where it is there: white, of its size."""
-
-    inversion: Inversion
-    mask: Image.Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +193,7 @@ class _Asked:
         prompts = (inversion.prompt if request.source_prompt is None else request.source_prompt, request.target_prompt)
         inversion.check(model, method.steps, size, method.guidance_scale, prompts[0])
         _check_wants(method, inversion, mask, reference)
-        region = None if mask is None else _latent_region(model, inversion, mask)
+        region = None if mask is None else latent_region(model, inversion, mask)
         words = (request.source_word, request.target_word)
         pictures = make_pictures(model, inversion, method, prompts, words, region)
         if reference is not None:
@@ -270,108 +261,6 @@ def _in_one_run(asked: Sequence[_Asked]) -> dict[str, Picture]:
     return pictures
 
 
-def make_pictures(
-    model: StableDiffusion,
-    inversion: Inversion,
-    method: Method,
-    prompts: tuple[str, str],
-    words: tuple[str | None, str | None] = (None, None),
-    mask: Tensor | None = None,
-) -> dict[str, Picture]:
-    """Source and target for the loop, from an inversion, the two prompts, and the subject's words in them.
-
-    mask: where the subject is in both, on the grid of the latents, (1 1 h w); methods know it as "subject".
-
-    Raises ValueError for a prompt without its subject's word.
-    """
-    told = prompts[0] if method.source_prompt is None else method.source_prompt
-    contexts, noise = model.encode_text([told, prompts[1]]), inversion.source_at(-1).to(model.device)
-    uncond = uncond_contexts(model, inversion)
-    if method.negative_prompt and inversion.null_contexts is not None:
-        raise ValueError("null contexts leave no room for a negative prompt: invert by another way, or leave it out")
-    away = model.encode_text(method.negative_prompt) if method.negative_prompt else uncond
-    found = [
-        () if word is None else tuple(subject_tokens(model.tokenizer, prompt, word))
-        for prompt, word in zip(prompts, words, strict=True)
-    ]
-    # a stored trajectory runs from clean latents to noise; the loop wants what stands after each step
-    known = inversion.trajectory[:-1].flip(0).to(model.device) if inversion.returns_stored else None
-    masks = {} if mask is None else {"subject": mask[0, 0]}
-    # told nothing, or what guidance leads away from, one row is both halves
-    single = inversion.null_contexts is None and told in ("", inversion.uncond_prompt)
-    half = None if single else uncond
-    scale = method.guidance_scale if method.source_guidance_scale is None else method.source_guidance_scale
-    clean = inversion.source_at(inversion.steps - 1).to(model.device)
-    source = Picture(noise, contexts[:1], half, scale, known, found[0], masks=masks, clean=clean)
-    alignments = method.alignments(model.tokenizer, *prompts)
-    target = Picture(noise, contexts[1:], away, method.guidance_scale, None, found[1], alignments, masks)
-    return {SOURCE: source, TARGET: target}
-
-
-def reference_picture(model: StableDiffusion, reference: Reference, method: Method) -> Picture:
-    """A reference for the loop: it stands where its inversion stood, under its own prompt."""
-    inversion = reference.inversion
-    if not inversion.returns_stored or inversion.method == "none":
-        raise ValueError(f"the reference was inverted by {inversion.method}; want direct, whose latents are given back")
-    noise = inversion.source_at(-1).to(model.device)
-    known = inversion.trajectory[:-1].flip(0).to(model.device)
-    uncond = None if inversion.prompt == "" else model.encode_text("")
-    masks = {"subject": _latent_region(model, inversion, reference.mask)[0, 0]}
-    context = model.encode_text(inversion.prompt)
-    return Picture(noise, context, uncond, method.guidance_scale, known, masks=masks)
-
-
-def decoded_size(model: StableDiffusion, inversion: Inversion) -> tuple[int, int]:
-    """The (width, height) in pixels that an inversion is of."""
-    h, w = inversion.trajectory.shape[2:]
-    return w * model.config.vae.factor, h * model.config.vae.factor
-
-
-@in_suited_threads
-def generate(
-    model: StableDiffusion,
-    prompt: str,
-    seed: int,
-    steps: int = 50,
-    guidance_scale: float = 7.5,
-    size: tuple[int, int] | None = None,
-    negative_prompt: str = "",
-    progress: bool = False,
-) -> Image.Image:
-    """Draw a picture of the prompt; the same as a synthetic source of this seed.
-
-    size: (width, height), by default the model's native square. negative_prompt: what guidance leads away from.
-    """
-    settings = (steps, guidance_scale, size, negative_prompt, progress)
-    return decoded(model, generate_latents(model, prompt, seed, *settings))
-
-
-@in_suited_threads
-@torch.no_grad()
-def generate_latents(
-    model: StableDiffusion,
-    prompt: str,
-    seed: int,
-    steps: int = 50,
-    guidance_scale: float = 7.5,
-    size: tuple[int, int] | None = None,
-    negative_prompt: str = "",
-    progress: bool = False,
-) -> Tensor:
-    """The clean latents of the picture that `generate` draws, (1 4 h w); arguments as there."""
-    null, context = model.encode_text(negative_prompt), model.encode_text(prompt)
-    eps = guided_eps(model.unet, model.schedule, null, context, guidance_scale)
-    noise = initial_noise(model, torch.Generator().manual_seed(seed), size)
-    walked = walk(eps, noise, model.schedule.sampling(steps))
-    return last(tqdm(walked, "sampling", steps, disable=not progress), noise)
-
-
-@torch.no_grad()
-def decoded(model: StableDiffusion, latents: Tensor) -> Image.Image:
-    """The picture of one row of latents, (1 4 h w)."""
-    return to_image(model.decode(latents)[0])
-
-
 class _Clock:
     """Seconds between laps."""
 
@@ -404,8 +293,3 @@ def _check_wants(method: Method, inversion: Inversion, mask: Image.Image | None,
         raise ValueError(f"{name} {wants}")
     if method.inverts and inversion.method == "none":
         raise ValueError(f"{name} starts from the source's noise, and this source was not inverted: invert it")
-
-
-def _latent_region(model: StableDiffusion, inversion: Inversion, mask: Image.Image) -> Tensor:
-    """A user's mask on the grid of the inversion's latents, (1 1 h w) bool."""
-    return touched_cells(mask, decoded_size(model, inversion), model.config.vae.factor).to(model.device)

@@ -95,7 +95,7 @@ def test_interrupted(tiny, tmp_path, capsys, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("photoswap.pipeline.generate", stop)
+    monkeypatch.setattr("photoswap.drawing.generate", stop)
     assert main(["generate", PROMPT, *tiny, "--out", str(tmp_path / "a.png")]) == 130
     assert capsys.readouterr().err == "photoswap: interrupted; no file was left half-written\n"
     assert files(tmp_path) == []
@@ -105,7 +105,7 @@ def test_bugs_are_not_disguised_as_mistakes(tiny, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr("photoswap.pipeline.generate", fail)
+    monkeypatch.setattr("photoswap.drawing.generate", fail)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         main(["generate", PROMPT, *tiny, "--out", str(tmp_path / "a.png")])
 
@@ -135,7 +135,7 @@ def no_pages():
 )
 def test_too_little_memory(tiny, tmp_path, capsys, monkeypatch, take):
     """The GPU's, the system's, and what torch, numpy and Python say when they ask for more than any machine has."""
-    monkeypatch.setattr("photoswap.pipeline.generate", lambda *_, **__: take())
+    monkeypatch.setattr("photoswap.drawing.generate", lambda *_, **__: take())
     told = refused(capsys, "generate", PROMPT, *tiny, "--out", tmp_path / "a.png")
     assert "there is too little memory for this; try a smaller --size" in told
     assert files(tmp_path) == []

@@ -435,7 +435,7 @@ def noted(model, inversion, monkeypatch):
     planned = SwapPlan(Photoswap(phi=1), (Tried({"phi": 1}, {"identity": 1.0}, 1.0),), 0, 1, 2)
     answers = {
         "weights.load.load_as": lambda kind, *more: model if kind is StableDiffusion else painter,
-        "photoswap.pipeline.generate": picture,
+        "photoswap.drawing.generate": picture,
         "photoswap.inversion.invert_image": inversion,
         "photoswap.inversion.encode": inversion,
         "photoswap.inversion.synthesize": inversion,

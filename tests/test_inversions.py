@@ -15,8 +15,9 @@ from photoswap.inversion import Inversion, invert_image, reconstruct, synthesize
 from photoswap.inversions import INVERSIONS
 from photoswap.inversions.file import GUIDED, InversionName
 from photoswap.methods import Photoswap
-from photoswap.pipeline import make_pictures, swap
+from photoswap.pipeline import swap
 from photoswap.side_by_side import side_by_side
+from photoswap.staging import make_pictures
 from samplers import belm, edict, guided_eps
 from weights.load import networks_of
 

@@ -45,7 +45,7 @@ def test_commands_run_a_model_within_it(allowed, code, tiny, tmp_path, monkeypat
             raise ValueError("a mistake")
         return paint((8, 8), 0)
 
-    monkeypatch.setattr("photoswap.pipeline.generate", draw)
+    monkeypatch.setattr("photoswap.drawing.generate", draw)
     assert main(["generate", "a cat", *tiny, "--out", str(tmp_path / "a.png")]) == code
     assert seen == [False, False] and settings() == [allowed, allowed]
 

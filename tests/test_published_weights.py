@@ -11,7 +11,7 @@ import torch
 from models.images import to_image, to_tensor
 from photoswap.benchmark.scores import psnr
 from photoswap.demo import make_task
-from photoswap.pipeline import generate
+from photoswap.drawing import generate
 from weights.load import load
 from weights.probe import noise_response, verdict
 from weights.published import PUBLISHED, cache_folder

@@ -10,10 +10,11 @@ import torch
 from models.images import to_image, to_tensor
 from photoswap.benchmark.scores import inside, outside, palette_match, psnr
 from photoswap.demo import make_task
+from photoswap.drawing import generate
 from photoswap.evaluate import methods
 from photoswap.inversion import invert_image, reconstruct
 from photoswap.methods import Photoswap
-from photoswap.pipeline import generate, swap
+from photoswap.pipeline import swap
 from train.miniature.data import WORLDS, scene_at
 from train.world import Look, caption, render
 from weights.load import load

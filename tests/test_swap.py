@@ -12,9 +12,10 @@ from swap_model import SOURCE, TARGET, picture, swap_model
 
 from models.images import to_image, to_tensor
 from photoswap.blend import Blend, subject_mask
+from photoswap.drawing import generate, generate_latents
 from photoswap.inversion import Inversion, invert_image, reconstruct, synthesize
 from photoswap.methods import Photoswap
-from photoswap.pipeline import generate, generate_latents, swap
+from photoswap.pipeline import swap
 from photoswap.sizes import touched_cells
 from samplers import guided_eps, sample
 

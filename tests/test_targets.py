@@ -11,7 +11,8 @@ from tiny import distance
 from photoswap.blend import Blend
 from photoswap.inversion import invert_image
 from photoswap.methods import METHODS, DiffEdit, InversionFree, Photoswap, PlugAndPlay, SDEdit
-from photoswap.pipeline import Reference, SwapRequest, swap_all
+from photoswap.pipeline import SwapRequest, swap_all
+from photoswap.staging import Reference
 from weights.load import networks_of
 
 STEPS = 5

@@ -10,7 +10,8 @@ from test_targets import DOG, STEPS, double_model, held_against_separate_runs, i
 
 from photoswap.blend import Blend
 from photoswap.methods import METHODS, InversionFree, Photoswap, SwapAnything
-from photoswap.pipeline import Reference, SwapRequest, swap_all
+from photoswap.pipeline import SwapRequest, swap_all
+from photoswap.staging import Reference
 
 WORDS = {"source_word": "cat", "target_word": "sks cat"}
 # Of every method, settings that differ in what is injected alone: the second parts from the first, the third later.

@@ -19,8 +19,9 @@ from photoswap.inversion import Inversion, encode, invert_image
 from photoswap.inversions.file import GUIDED
 from photoswap.masks import find_subjects
 from photoswap.method import Method
-from photoswap.pipeline import Reference, SwapRequest, swap_all
+from photoswap.pipeline import SwapRequest, swap_all
 from photoswap.plan_search import plan_swap
+from photoswap.staging import Reference
 from photoswap.turns import Turn
 from train.concepts import apply_concept
 

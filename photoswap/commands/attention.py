@@ -110,10 +110,11 @@ class _Rows:
         inversion: "Inversion",
         words: list[tuple[str, tuple[int, ...]]],
     ) -> None:
+        from photoswap.drawing import decoded
         from photoswap.figures.attention import COMPONENTS
         from photoswap.figures.drawing import cell
-        from photoswap.pipeline import decoded, decoded_size
         from photoswap.sizes import take
+        from photoswap.staging import decoded_size
 
         size, latents = decoded_size(model, inversion), inversion.trajectory[:1].to(model.device)
         self.picture = cell(take(inversion.source, size) if inversion.source else decoded(model, latents))

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if arguments.guidance == 1:
         refuse(arguments, "at guidance 1, which asks the prompt alone", "negative")
-    from photoswap.pipeline import generate
+    from photoswap.drawing import generate
 
     model = load_model(arguments)
     picture = generate(

@@ -78,7 +78,7 @@ def check_words(model: "StableDiffusion", turns: "Sequence[Turn]") -> None:
 
 def seen(model: "StableDiffusion", inversion: "Inversion") -> "Image.Image":
     """The picture of an inversion."""
-    from photoswap.pipeline import decoded
+    from photoswap.drawing import decoded
 
     return inversion.source or decoded(model, inversion.trajectory[:1].to(model.device))
 

@@ -65,8 +65,8 @@ if TYPE_CHECKING:
     from models.stable_diffusion import StableDiffusion
     from photoswap.inversion import Inversion
     from photoswap.method import Method
-    from photoswap.pipeline import Reference
     from photoswap.sizes import Box
+    from photoswap.staging import Reference
     from photoswap.turns import Turn
 
 __all__ = ["add_arguments", "run"]
@@ -177,7 +177,7 @@ def invert_reference(
 ) -> "Reference | None":
     """The reference, if there is one, inverted at the source's size and in as many steps."""
     from photoswap.inversion import invert_image
-    from photoswap.pipeline import Reference, decoded_size
+    from photoswap.staging import Reference, decoded_size
 
     if picture is None or mask is None:
         return None

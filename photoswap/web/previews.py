@@ -3,8 +3,8 @@
 import time
 from typing import TYPE_CHECKING
 
+from photoswap.drawing import decoded
 from photoswap.injections import TARGET
-from photoswap.pipeline import decoded
 
 from .desk import Job
 

@@ -17,7 +17,7 @@ from photoswap.inversion import Inversion
 from photoswap.method import Follower, Method
 from photoswap.methods import Photoswap
 from photoswap.pictures import Picture
-from photoswap.pipeline import make_pictures
+from photoswap.staging import make_pictures
 from samplers import guided_eps, sample
 
 SOURCE_PROMPT, TARGET_PROMPT = "a photo of a cat on a wooden floor", "a photo of a sks cat on a wooden floor"
