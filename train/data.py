@@ -19,6 +19,7 @@ from models.images import load_image, to_tensor, upright
 from models.inpainting import latent_mask
 from models.stable_diffusion import StableDiffusion
 from models.vae import Autoencoder
+from train.encoded import Encoded, tensors_hash
 from train.ranges import Resampling
 
 PictureSource: TypeAlias = str | Path | Image.Image
@@ -102,20 +103,23 @@ class CentreCrops:
         sample: bool = True,
         resampling: Resampling = "lanczos",
         masks: Sequence[Image.Image] | None = None,
+        encoded: Encoded | None = None,
     ) -> None:
         """size: side in pixels, a multiple of the autoencoder's factor. sample: False takes the mean of the latents.
 
-        masks: of each picture and of its size, "L", white where its subject is; None is white everywhere.
+        masks: of each picture and of its size, "L", white where its subject is; None is white everywhere. encoded: what
+        is so already, and will be kept.
         """
         self.vae, self.sample = model.vae, sample
         images = torch.stack([to_tensor(middle(picture, size, resampling)) for picture in pictures])
-        chunks = images.split(max(1, PIXELS_AT_ONCE // size**2))
-        self.moments = torch.cat([encode_moments(model, chunk) for chunk in chunks])
+        factor, channels = model.vae.config.factor, 2 * model.vae.config.latent_channels
+        shape = (len(images), channels, size // factor, size // factor)
+        self.moments = (encoded or Encoded()).of("pictures", [images], shape, lambda: _all_moments(model, images))
         self.subjects: Tensor | None = None
         if masks is not None:
             planes = torch.stack([_plane(middle(mask, size, MASK_RESAMPLING)) for mask in masks])
             self.subjects = latent_mask(planes, model.vae.config.factor, "nearest")
-        self._digest = pictures_hash([images] if masks is None else [images, planes])
+        self._digest = tensors_hash([images] if masks is None else [images, planes])
 
     def __len__(self) -> int:
         return len(self.moments)
@@ -139,8 +143,9 @@ class RandomCrops:
         sample: bool = True,
         resampling: Resampling = "lanczos",
         masks: Sequence[Image.Image] | None = None,
+        encoded: Encoded | None = None,
     ) -> None:
-        """As for CentreCrops."""
+        """As for CentreCrops; nothing of it is encoded already."""
         self.model, self.size, self.sample = model, size, sample
         self.images = [to_tensor(_shorter_side(picture, size, resampling)) for picture in pictures]
         self.planes: list[Tensor] | None = None
@@ -163,7 +168,7 @@ class RandomCrops:
         return shown_whole(latents, subject)
 
     def digest(self) -> str:
-        return pictures_hash([*self.images, *(self.planes or [])])
+        return tensors_hash([*self.images, *(self.planes or [])])
 
 
 class Templated:
@@ -231,18 +236,16 @@ def encode_moments(model: StableDiffusion, images: Tensor) -> Tensor:
     return model.vae.encode(images.to(weight.device, weight.dtype)).to("cpu", torch.float32)
 
 
+def _all_moments(model: StableDiffusion, images: Tensor) -> Tensor:
+    """Of many, a few at once."""
+    chunks = images.split(max(1, PIXELS_AT_ONCE // images[0, 0].numel()))
+    return torch.cat([encode_moments(model, chunk) for chunk in chunks])
+
+
 @torch.no_grad()
 def latents_of(vae: Autoencoder, moments: Tensor, generator: torch.Generator | None) -> Tensor:
     latents = vae.mean(moments) if generator is None else vae.sample(moments, generator)
     return latents[0] * vae.config.scale_factor
-
-
-def pictures_hash(tensors: Sequence[Tensor]) -> str:
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(str(tuple(tensor.shape)).encode())
-        found.update(tensor.contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 class Rows(NamedTuple):

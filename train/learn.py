@@ -7,6 +7,7 @@ pictures in, progress, checkpoints, the concept out.
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -21,12 +22,13 @@ from models.threads import in_suited_threads
 from train.concepts import Concept
 from train.config import FREE, LearnConfig
 from train.data import CentreCrops, Examples, PictureSource, Stream, Together, mirrored, read_pictures
+from train.encoded import Encoded
 from train.interrupt import deferring_ctrl_c
 from train.learner import Learner, check_state
 from train.memory import recomputes
 from train.methods import method_of
 from train.parallel import ALONE, Team
-from train.prior import SampleSettings, class_pictures, sample_pictures
+from train.prior import SampleSettings, class_key, class_pictures, sample_pictures
 from train.rates import falls
 from train.ready import ready_to_learn
 from train.reference_masks import read_masks
@@ -37,6 +39,7 @@ from weights.atomic import atomic, check_space, clear
 from weights.records import listed, quoted, shown
 
 CHECKPOINT_FILE, CLASS_FOLDER, SAMPLE_FOLDER = "checkpoint.safetensors", "class", "samples"
+ENCODED_FILE, CLASS_ENCODED_FILE = "checkpoint.encoded.safetensors", "encoded.safetensors"
 OneSubject: TypeAlias = PictureSource | Sequence[PictureSource]
 References: TypeAlias = OneSubject | Mapping[str, OneSubject]
 AVERAGED_LOSSES = 20  # losses averaged in the progress bar: one alone says more of its timestep than of progress
@@ -100,7 +103,8 @@ def learn(
     _check_folders(place, method.file, class_folder, overwrite or resume)
     numbers = sum(math.prod(shape) for shape in shapes.values())
     _check_room(model, config, watch.folder, numbers)
-    examples = _examples(model, config, size, references, masks)
+    encoded = Encoded(fingerprint(model), place and place / ENCODED_FILE, known=resume)
+    examples = _examples(model, config, size, references, masks, encoded)
     for folder in (watch.folder, watch.folder / SAMPLE_FOLDER) if watch.folder else ():
         clear(folder)  # of what a killed run left half written
     mine = replace(config, batch=config.batch // team.count)
@@ -114,7 +118,7 @@ def learn(
     classes = _classes(model, config, size, home, watch.progress) if config.prior_weight else None
     instances = Stream(examples, model.schedule.train_steps, config.seed)
     with team.spread(model, cut) as learning, ready_to_learn(learning, config) as placed:
-        learner = Learner(learning, config, placed, instances, classes, team)
+        learner = Learner(learning, config, placed, instances, classes, team, encoded)
         if saved is not None:
             learner.restore(*saved)
         _run(learner, size, about, watch)
@@ -122,7 +126,8 @@ def learn(
     if watch.folder:
         method.save(concept, watch.folder / method.file, model, getattr(torch, config.concept_dtype))
         if not keep_checkpoint:
-            (watch.folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+            for file in (CHECKPOINT_FILE, ENCODED_FILE):
+                (watch.folder / file).unlink(missing_ok=True)
     return concept
 
 
@@ -165,6 +170,7 @@ def _examples(
     size: int,
     references: References,
     masks: PictureSource | Sequence[PictureSource] | None,
+    encoded: Encoded,
 ) -> Examples:
     """The references as they are shown, with their masks where those have a say."""
     if masks is not None and not config.wants_masks:
@@ -174,7 +180,7 @@ def _examples(
     found = read_masks(given[config.token], masks) if config.wants_masks else None
     if config.mirror:
         subjects, found = [mirrored(one) for one in subjects], None if found is None else mirrored(found)
-    return method_of(config).examples(model, config, size, subjects, found)
+    return method_of(config).examples(model, config, size, subjects, found, encoded)
 
 
 def _by_token(references: References, config: LearnConfig) -> Mapping[str, OneSubject]:
@@ -197,12 +203,15 @@ def _classes(
     """Rows of class pictures, which the model draws before it learns, unless they are in that folder already."""
     home = Path(folder) if folder else None
     settings = replace(_sample_settings(config, size), seed=0)  # the same for every concept, whatever its seed
-    drawn = [
-        class_pictures(model, text, config.class_pictures, settings, home, batch=config.class_batch, progress=progress)
-        for text in config.class_texts
-    ]
-    examples = Together([CentreCrops(model, pictures, size, config.sample_latents) for pictures in drawn])
-    return Stream(examples, model.schedule.train_steps, config.seed + 1)
+    number, batch, drawn = config.class_pictures, config.class_batch, []
+    for text in config.class_texts:
+        pictures = class_pictures(model, text, number, settings, home, batch=batch, progress=progress)
+        file = home / class_key(model, text, settings) / CLASS_ENCODED_FILE if home else None
+        encoded = Encoded(fingerprint(model), file)
+        drawn.append(CentreCrops(model, pictures, size, config.sample_latents, encoded=encoded))
+        with suppress(OSError):  # the folder may be shared, and of somebody else
+            encoded.keep()
+    return Stream(Together(drawn), model.schedule.train_steps, config.seed + 1)
 
 
 def _sample_settings(config: LearnConfig, size: int) -> SampleSettings:
@@ -288,6 +297,8 @@ def _keep(learner: Learner, about: RunRecord, watch: Watch) -> None:
     state = learner.state() if watch.folder or learner.team.shards else {}  # pieces come together from all processes
     if watch.folder:
         write_run(watch.folder / CHECKPOINT_FILE, state, replace(about, done=learner.done))
+        if learner.encoded:
+            learner.encoded.keep()
 
 
 def _concept(learner: Learner, about: RunRecord) -> Concept:

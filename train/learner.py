@@ -20,6 +20,7 @@ from train.ahead import Ahead
 from train.break_a_scene import attention_error, map_readers, outline_sites
 from train.config import LearnConfig
 from train.data import Rows, Stream, check_stream
+from train.encoded import Encoded
 from train.loss import dreambooth_loss, min_snr_weights, squared_error
 from train.methods import Placed
 from train.parallel import ALONE, Team
@@ -37,7 +38,7 @@ class Learner:
 
     model: float32 (or float64), with what learns in place. instances, classes: rows of the references and of the class,
     None to learn without. team: the processes that learn together; the configuration's batch is that of all, and so are
-    the rows drawn and the losses told. `state` and `restore` lose no bit.
+    the rows drawn and the losses told. encoded: what need not be encoded again. `state` and `restore` lose no bit.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class Learner:
         instances: Stream,
         classes: Stream | None,
         team: Team = ALONE,
+        encoded: Encoded | None = None,
     ) -> None:
         self.model, self.config, self.placed = model, config, placed
-        self.instances, self.classes, self.team = instances, classes, team
+        self.instances, self.classes, self.team, self.encoded = instances, classes, team, encoded
         streams = {"instances": instances} | ({"classes": classes} if classes is not None else {})
         self.ahead = Ahead(streams, self._drawn, model.device)
         self.batch = config.batch // team.count
@@ -68,8 +70,17 @@ class Learner:
             self.words = [subject_tokens(model.tokenizer, text, config.token) for text in config.instance_texts]
         self.frozen_context: Tensor | None = None
         if not placed.text_learns:
-            with torch.no_grad():
-                self.frozen_context = model.text_encoder(self.tokens)
+            shape, kind = (*self.tokens.shape, model.config.text.width), f"prompts in {model.dtype}"
+            if encoded is None:
+                self.frozen_context = self._encode_prompts()
+            else:
+                states = encoded.of(kind, [self.tokens.cpu()], shape, self._encode_prompts)
+                self.frozen_context = states.to(model.device)
+
+    @torch.no_grad()
+    def _encode_prompts(self) -> Tensor:
+        states: Tensor = self.model.text_encoder(self.tokens)
+        return states
 
     def step(self) -> float:
         """One step of the optimizer. Returns the loss, averaged over accumulated batches.

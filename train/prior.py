@@ -88,7 +88,7 @@ def class_pictures(
     another; an interrupted run goes on where it stopped, and more pictures add to fewer. Runs that want the same ones
     at once wait for the first. None keeps nothing. batch: pictures drawn at once; not a part of what they are.
     """
-    home = None if folder is None else folder / _key(model, prompt, settings)
+    home = None if folder is None else folder / class_key(model, prompt, settings)
     if home:
         clear(home)
     files = {i: home / f"{i:04}.png" for i in range(count)} if home else {}
@@ -160,7 +160,7 @@ def _clear_lock(home: Path) -> None:
                 pass
 
 
-def _key(model: StableDiffusion, prompt: str, settings: SampleSettings) -> str:
+def class_key(model: StableDiffusion, prompt: str, settings: SampleSettings) -> str:
     """The name of the folder for pictures of this kind: what makes them what they are, hashed."""
     what = json.dumps([fingerprint(model), prompt, asdict(settings)], sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()[:16]

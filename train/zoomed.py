@@ -13,7 +13,8 @@ from torch import Tensor
 
 from models.images import to_tensor
 from models.stable_diffusion import StableDiffusion
-from train.data import FILTERS, ShownPicture, encode_moments, latents_of, middle, pictures_hash
+from train.data import FILTERS, ShownPicture, encode_moments, latents_of, middle
+from train.encoded import tensors_hash
 from train.ranges import Resampling
 from train.templates import ZOOMS
 
@@ -50,7 +51,7 @@ class Zoomed:
         return ShownPicture(latents, mask, self._text(side, generator))
 
     def digest(self) -> str:
-        return pictures_hash([to_tensor(picture) for picture in self.pictures])
+        return tensors_hash([to_tensor(picture) for picture in self.pictures])
 
     def _side(self, generator: torch.Generator) -> int:
         if torch.rand((), generator=generator) < SHRUNK:

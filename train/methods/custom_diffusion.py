@@ -21,6 +21,7 @@ from train.concepts import Concept, replaced, save_delta
 from train.concepts.delta_file import TRAINED
 from train.config import CustomDiffusionConfig
 from train.data import Examples, Together
+from train.encoded import Encoded
 from train.methods.method import Group, LearningMethod, Placed, borrowed, on_cpu, weights_of
 from train.methods.words import PREFIX, learning_words, start_rows
 from train.zoomed import Zoomed
@@ -60,10 +61,11 @@ class CustomDiffusion(LearningMethod[CustomDiffusionConfig]):
         size: int,
         subjects: Sequence[list[Image.Image]],
         masks: Sequence[Image.Image] | None = None,
+        encoded: Encoded | None = None,
     ) -> Examples:
         """The references of every subject, each under its own prompts."""
         if not config.zoom:
-            return super().examples(model, config, size, subjects, masks)
+            return super().examples(model, config, size, subjects, masks, encoded)
         return Together(
             [Zoomed(model, pictures, size, config.sample_latents, config.resampling) for pictures in subjects],
             len(config.instance_texts) // len(subjects),

@@ -19,6 +19,7 @@ from models.stable_diffusion import StableDiffusion
 from train.concepts import Change, Concept
 from train.config import LearnConfig
 from train.data import CentreCrops, Examples, RandomCrops, Templated, Together
+from train.encoded import Encoded
 from train.sharding import is_piece, put_together
 from weights.load import networks_of
 from weights.names import NetworkName
@@ -88,13 +89,14 @@ class LearningMethod(ABC, Generic[Numbers]):
         size: int,
         subjects: Sequence[list[Image.Image]],
         masks: Sequence[Image.Image] | None = None,
+        encoded: Encoded | None = None,
     ) -> Examples:
         """The references as they are shown, of every subject; those to be shown mirrored too are among them.
 
-        masks: of each picture, where there is one subject.
+        masks: of each picture, where there is one subject. encoded: what need not be encoded again.
         """
         crops, texts = RandomCrops if config.random_crop else CentreCrops, len(config.instance_texts) // len(subjects)
-        shown = [crops(model, one, size, config.sample_latents, config.resampling, masks) for one in subjects]
+        shown = [crops(model, one, size, config.sample_latents, config.resampling, masks, encoded) for one in subjects]
         return Together([Templated(one, texts) for one in shown], texts)
 
     def subject(self, config: Numbers) -> tuple[str, str]:
