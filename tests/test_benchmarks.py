@@ -2,12 +2,12 @@
 
 import json
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
-from benchmarks import counted, full, gpu, gpu_miniature, parts
+from benchmarks import counted, full, gpu, gpu_miniature, learning, parts
 from benchmarks.__main__ import BEGIN, END, PARTS, main, table, written_into
 from benchmarks.measure import Clock, Figure, peak_bytes, shares
 from benchmarks.parts import Bench
@@ -15,8 +15,9 @@ from benchmarks.scene import Scene, without_savings
 from tiny_model import tiny_config, tiny_model
 
 from photoswap.methods import Photoswap
+from train.config import learn_config
 
-LONG = ("null-text", "counted", "savings", "oracle", "growth", "dtypes", "starts")
+LONG = ("null-text", "counted", "savings", "oracle", "growth", "dtypes", "starts", "learn")
 METHOD = Photoswap(steps=4, phi=1, M=3, A=2)
 
 
@@ -68,6 +69,19 @@ def test_taking_savings_away_changes_the_cost_and_not_the_result(scene):
     scene.swap()
     assert (sum(rows), counted["rows that nobody needs are computed"], counted["all of these"]) == (12, 16, 16)
     scene.model.unet.body = call
+
+
+def test_a_step_without_its_savings_learns_the_same(bench):
+    """The two that are taken away by hand; the others are options, and have tests of their own."""
+    sides = {"lora": (learning.AS_IT_IS["lora"], learning.encoding_prompts), "dreambooth": ({}, learning.not_fused)}
+    for method, (options, change) in sides.items():
+        config = learn_config(method, "sd21", "cat", prior_weight=0.0, size=64, **options)
+        losses = []
+        for taken_away in (None, change):
+            with ExitStack() as stack:
+                learner = learning.learner_for(bench, stack, config, taken_away)
+                losses.append([learner.step() for _ in range(2)])
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # another order of sums in AdamW
 
 
 def test_plain_sampling_has_four_rows(scene):

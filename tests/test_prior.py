@@ -155,7 +155,7 @@ def test_the_lock_of_a_run_that_was_killed_with_its_last_picture_drawn_goes(mode
 
 def test_a_run_that_waits_says_for_whom(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train.prior, "WAIT", 0.01)
-    home = tmp_path / train.prior._key(model, "a cat", SETTINGS)
+    home = tmp_path / train.prior.class_key(model, "a cat", SETTINGS)
     home.mkdir()
     with ThreadPoolExecutor(1) as pool:
         with locked(home / "lock"):

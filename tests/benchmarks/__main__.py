@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the tests' own modules,
 import torch
 from tqdm import tqdm
 
-from benchmarks import counted, full, parts
+from benchmarks import counted, full, learning, parts
 from benchmarks.measure import Clock, Figure, threads
 from benchmarks.parts import Bench, Figures
 from models.precision import full_float32
@@ -36,6 +36,7 @@ PARTS: dict[str, Callable[[Bench], Figures]] = {
     "dtypes": parts.dtypes,
     "null-text": parts.null_text,
     "tiling": parts.tiling,
+    "learn": learning.learn,
     "starts": parts.starts,
     "demo": parts.demo,
 }
