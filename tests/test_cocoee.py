@@ -122,6 +122,7 @@ def test_the_measures_are_the_published_ones(done, features, real):
     tasks = [run.bench.task(number) for number in NUMBERS]
     assert told["distance"] == pytest.approx(frechet_distance(ours, theirs), rel=1e-6)
     assert told["quality"] == pytest.approx(quality_score(Mixture.fit(theirs), ours), rel=1e-6)
+    assert np.array_equal(Mixture.load(run.out / "mixture.safetensors").means, Mixture.fit(theirs).means)
     wanted = region_similarity(features, painted, [t.mask for t in tasks], [t.reference for t in tasks])
     assert told["similarity"] == pytest.approx(wanted, rel=1e-9)
     assert told["rows"] == 4 and told["seconds"] > 0

@@ -26,7 +26,8 @@ from weights.atomic import atomic
 from weights.records import shown
 
 COCOEE_FILES = ("cocoee.json", "cocoee.md", "cocoee.png")
-REAL_FILE, REAL_SUFFIXES = "real.safetensors", (".jpg", ".jpeg", ".png", ".webp")
+REAL_FILE, MIXTURE_FILE = "real.safetensors", "mixture.safetensors"
+REAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 GRID_TASKS, GRID_PIXELS, COMPARED_AT_ONCE = 8, 192, 50
 
 
@@ -113,6 +114,8 @@ def measures(
     if real is not None:
         wanted = real.features(features, run.out / REAL_FILE, progress)
         mixture = Mixture.load(real.mixture) if real.mixture else Mixture.fit(wanted)
+        if not real.mixture:
+            mixture.save(run.out / MIXTURE_FILE)  # for another run's --mixture: it took minutes
         if mixture.means.shape[1] != wanted.shape[1]:
             raise ValueError(
                 f"{shown(real.mixture)} is a mixture of {mixture.means.shape[1]} features, these are {wanted.shape[1]}"
