@@ -13,7 +13,7 @@ from command_line import ALONE, LEARN, PROMPT, FullDisk, files, refused, swap_ar
 
 from photoswap.__main__ import build_parser, main
 from photoswap.commands import COMMANDS
-from photoswap.commands.common import load_model, make_repeatable
+from photoswap.commands.common import UNTIL_THE_END, load_model, make_repeatable
 
 
 @pytest.mark.parametrize(
@@ -191,5 +191,6 @@ def test_the_gpu_is_made_to_add_in_a_fixed_order(monkeypatch):
 def test_the_models_device_is_made_repeatable(tiny, monkeypatch):
     seen = []
     monkeypatch.setattr("photoswap.commands.common.make_repeatable", seen.append)
-    load_model(build_parser().parse_args(["generate", PROMPT, *tiny]))
+    with UNTIL_THE_END:  # as `main` does, or a later command would put back what this one found
+        load_model(build_parser().parse_args(["generate", PROMPT, *tiny]))
     assert seen == [torch.device("cpu")]
