@@ -24,7 +24,7 @@ FREE = ("steps", "checkpoint_every", "sample_every", "sample_prompt", "concept_d
 class LearnConfig:
     """How a concept is learnt, by whatever method. Raises ValueError for values that make no sense.
 
-    What the methods' papers and scripts agree on stands here as a default; what they do not, in its own class (train/config.py).
+    What the methods' papers and scripts agree on stands here as a default; what they do not, in its own class.
     Two things are ours: the middle square of a picture rather than a random one, so that it is encoded once, and
     Lanczos rather than bilinear resampling.
 
