@@ -64,3 +64,25 @@ def test_settings_that_cannot_be_lose(tmp_path, monkeypatch):
     monkeypatch.setattr(Workbench, "models", lambda self, concept: [self.base])
     asked = Entry("plug-and-play", "null-text", changes=(("steps", 1), ("guidance_scale", 1.0)))
     assert one.score(asked) == float("-inf")  # null contexts leave no room for its negative prompt
+
+
+def test_mistakes_and_stops_are_said_in_a_sentence(tmp_path, monkeypatch, capsys):
+    out, line = tmp_path / "out", ["--tasks", "1", "--methods", "sdedit", "--device", "cpu", "--out"]
+    line += [str(out), "--file", str(tmp_path / "tuned.json")]
+    monkeypatch.setitem(GRIDS, "sdedit", {})
+    monkeypatch.setattr(tune, "load", lambda *_: tiny_model())
+    monkeypatch.setattr(Workbench, "models", lambda self, concept: [self.base])
+    assert tune.main(line) == 0 and tune.main(line) == 0
+    (cell,) = out.glob("cells/*.json")
+    cell.write_text(cell.read_text().replace('"seed": 0', '"seed": 1'))
+    capsys.readouterr()
+    assert tune.main(line) == 2
+    told = capsys.readouterr().err
+    assert "was made with another seed: write elsewhere with --out, or begin anew with --overwrite" in told
+    assert told.count("\n") == 1 and tune.main([*line, "--overwrite"]) == 0
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune, "tune_all", stopped)
+    assert tune.main(line) == 130 and "the same command goes on" in capsys.readouterr().err

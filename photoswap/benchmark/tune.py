@@ -8,6 +8,7 @@ tuned`; methods that were tuned before and are not named now keep what was found
 """
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from photoswap.benchmark.cells import read_record, write_json
 from photoswap.benchmark.entries import NOT_INVERTED, NOTHING_LEARNT, OFFICIAL, TUNED_FILE, Entry, method_kind
 from photoswap.benchmark.judge import Judge
 from photoswap.benchmark.plan import RunPlan
-from photoswap.benchmark.run import Benchmark
+from photoswap.benchmark.run import Benchmark, clear_earlier
 from photoswap.benchmark.shelf import ConceptShelf
 from photoswap.benchmark.workbench import Workbench
 from weights.load import load
@@ -143,7 +144,8 @@ def tune_all(tuning: Tuning, methods: Sequence[str], file: Path) -> None:
         write_json(file, {"aim": AIM, "methods": {**known, method: told}})
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Tune; 0, or after one sentence 2 for what cannot be done and 130 when interrupted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="miniature")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -153,7 +155,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("tuning"), help="where trials are kept")
     parser.add_argument("--cache", type=Path, help="where learnt subjects are kept (default: concepts/ in --out)")
     parser.add_argument("--file", type=Path, default=TUNED_FILE, help="where the answer goes")
+    parser.add_argument("--overwrite", action="store_true", help="do trials anew that were made otherwise or before")
     args = parser.parse_args(arguments)
+    try:
+        _tune_as_told(args)
+    except KeyboardInterrupt:
+        print(f"interrupted; what is finished is in {args.out}: the same command goes on", file=sys.stderr)
+        return 130
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _tune_as_told(args: argparse.Namespace) -> None:
+    if args.overwrite:
+        clear_earlier(args.out)
     model = load(args.model, args.device, torch.float32)
     plan = RunPlan((Entry("plain"),), args.tasks, guidance_scale=args.guidance)
     shelf = ConceptShelf(model, args.cache or args.out / "concepts")
@@ -162,4 +179,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
