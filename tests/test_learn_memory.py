@@ -74,6 +74,7 @@ def test_it_says_whether_it_fits_and_what_would(asked, monkeypatch, tmp_path, ca
         (["--model", "sd21-base", "--device", "cuda:7"], "no device 'cuda:7' here"),
         (["--model", "sd21-base", "--rank", "3"], "changes nothing"),
         (["--config", "sd99", "--model", "nowhere"], "no configuration 'sd99'"),
+        (["--model", "sd21-base", "--shard"], "counts a process that holds all; leave --shard out"),
     ],
 )
 def test_what_cannot_be_counted_is_one_sentence(asked, tmp_path, capsys, flags, complaint):

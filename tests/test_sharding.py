@@ -155,6 +155,12 @@ def test_what_learns_in_few_weights_is_refused_before_anything_is_drawn(tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_small_moments_are_not_cut(tmp_path):
+    config = learn_config("dreambooth", "sd21", "cat", moments="8bit")
+    with pytest.raises(ValueError, match="leave shard or moments out"):
+        learn(tiny_model(), [Image.new("RGB", (64, 64))], config, tmp_path / "out", team=Team(0, 2, shards=True))
+
+
 @pytest.mark.slow
 def test_the_command_in_pieces(tiny, pictures, tmp_path):
     learn = ["learn", str(pictures / "references"), *LEARN, *tiny, "--batch"]

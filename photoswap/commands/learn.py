@@ -70,6 +70,11 @@ def rehearse(arguments: argparse.Namespace) -> None:
     """Print how much memory it would take; nothing is loaded or written. References need not be given."""
     from photoswap.commands.learn_memory import model_asked_for, tell_memory
 
+    if arguments.shard:
+        raise ValueError(
+            "--dry-run counts a process that holds all; leave --shard out, with which each of N would hold 1 / N of "
+            "the networks that learn, of their gradients and moments"
+        )
     if arguments.each is not None:
         check_each(arguments)
     else:
