@@ -111,7 +111,7 @@ def add_learning(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--gradient-checkpointing",
         action=argparse.BooleanOptionalAction,
-        help="less memory, a third slower (default: where it would not fit otherwise)",
+        help="less memory, slower by a third or more (default: where it would not fit otherwise)",
     )
     group.add_argument(
         "--low-memory",
