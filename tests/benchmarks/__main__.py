@@ -67,14 +67,15 @@ def written_into(text: str, content: str) -> str:
     return f"{before}{BEGIN}\n\n{content}\n\n{END}{rest.split(END, 1)[1]}"
 
 
-def machine(count: int | None) -> str:
-    """The processor, and the versions."""
+def machine(count: int | None, clock: str) -> str:
+    """The processor, the versions, and whose seconds were counted."""
     info = Path("/proc/cpuinfo")
     names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     cores = (
         f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, threads {count or 'as suit the model'}"
     )
-    return f"{cores}; torch {torch.__version__}, Python {platform.python_version()}"
+    seconds = {"wall": "seconds on the wall", "cpu": "the process's own seconds but for starts and demo"}[clock]
+    return f"{cores}; torch {torch.__version__}, Python {platform.python_version()}; {seconds}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"no part {', '.join(unknown)}; there is {', '.join(PARTS)}")
     bench, figures = Bench(Clock(arguments.clock), arguments.rounds, arguments.against), kept(arguments.json)
     wanted = [name for name in arguments.parts or PARTS if name not in {figure.part for figure in figures}]
-    print(machine(arguments.threads))
+    print(machine(arguments.threads, arguments.clock))
     with threads(arguments.threads) if arguments.threads else suited_threads(bench.model), full_float32():
         for name in (bar := tqdm(wanted)):
             bar.set_description(name)
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not arguments.against and (not arguments.parts or "plain" in arguments.parts):
         print("plain      no other implementation named with --against: nothing to compare plain sampling with")
     if arguments.write:
-        content = f"{machine(arguments.threads)}.\n\n{table(figures)}"
+        content = f"{machine(arguments.threads, arguments.clock)}.\n\n{table(figures)}"
         arguments.write.write_text(written_into(arguments.write.read_text(), content))
 
 
