@@ -53,7 +53,8 @@ def test_what_is_counted_is_what_is_taken(name):
         assert (counted.moments, counted.gradients) == (moments, gradients)
         if name == "dreambooth":
             assert step.gradients + step.activations == found
-    assert counted.step[True].kept < counted.step[False].kept / 2
+    share = counted.step[True].kept / counted.step[False].kept
+    assert share < (0.9 if name.startswith("custom") else 0.5)  # blocks with hooks, as it has, are not recomputed
 
 
 @cache
