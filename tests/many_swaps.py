@@ -93,9 +93,16 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser("python -m tests.many_swaps", description=__doc__)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--warm-up", type=int, default=60, help="swaps before the measuring begins")
+    parser.add_argument("--methods", nargs="+", default=(), choices=METHODS, help="default: all that want no more")
+    parser.add_argument("--inversions", nargs="+", default=tuple(INVERSIONS), choices=INVERSIONS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        before, after = growth(swaps(Path(folder)), arguments.count, arguments.warm_up, progress=True)
+        before, after = growth(
+            swaps(Path(folder), arguments.methods, arguments.inversions),
+            arguments.count,
+            arguments.warm_up,
+            progress=True,
+        )
     print(f"after {arguments.warm_up} swaps {before.memory:.1f} MB, {before.tensors} tensors, {before.files} files")
     print(f"after {arguments.count} more {after.memory:.1f} MB, {after.tensors} tensors, {after.files} files")
     sys.exit(not flat(before, after))

@@ -1,5 +1,6 @@
 """A dozen swaps keep nothing; `python -m tests.many_swaps` does hundreds. And that what is kept is noticed."""
 
+import subprocess
 import sys
 
 import many_swaps
@@ -9,10 +10,12 @@ import torch
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and open files are read from /proc")
 
 
-def test_swaps_keep_nothing(tmp_path):
-    few = many_swaps.swaps(tmp_path, ["photoswap", "masactrl"], ["direct", "null-text"])
-    before, after = many_swaps.growth(few, 12, warm_up=6)
-    assert many_swaps.flat(before, after), (before, after)
+def test_swaps_keep_nothing():
+    # In a process of its own: in one that has run other tests the allocator gives back and takes by whole megabytes.
+    few = ["--methods", "photoswap", "masactrl", "--inversions", "direct", "null-text", "--count", "12"]
+    command = [sys.executable, many_swaps.__file__, "--warm-up", "6", *few]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize("kind", ["tensor", "file", "memory"])

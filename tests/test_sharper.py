@@ -10,6 +10,7 @@ from test_dreambooth import QUICK, build, learner_of, pictures, run, same
 from models.hooks import Hook, reading
 from train.config import LoRAConfig
 from train.data import CentreCrops, Stream
+from train.encoded import Encoded
 from train.learn import _examples, learn
 from train.loss import squared_error
 
@@ -91,7 +92,7 @@ def test_masks_are_mirrored_with_their_pictures():
     for mask in left:
         mask.paste(255, (0, 0, 40, 70))
     config = replace(ALONE, mirror=True, mask_loss=True)
-    examples = _examples(build(), config, 64, pictures(), left)
+    examples = _examples(build(), config, 64, pictures(), left, Encoded())
     sides = [examples.draw(i, torch.Generator()).subject.split(4, dim=2) for i in range(4)]
     assert [bool((a > b).all()) for a, b in sides] == [True, True, False, False]
     assert [bool((a < b).all()) for a, b in sides] == [False, False, True, True]
