@@ -3,6 +3,7 @@
 `photoswap/paint_methods/__init__.py` tells how to write one; `photoswap/painters.py` runs it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
@@ -71,7 +72,7 @@ class Canvas:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaintMethod:
+class PaintMethod(ABC):
     """The settings that all ways of painting have.
 
     steps: of the sampler. guidance_scale: how strongly words, or a learnt token, steer. crop: whether to work on an
@@ -100,19 +101,27 @@ class PaintMethod:
         if self.usual_model is not None:
             drawing(model, self.usual_model)
 
+    @abstractmethod
     def paint(self, model: LatentDiffusion | None, canvas: Canvas, told: Told) -> tuple[Tensor, Tensor | None]:
         """The painted picture (1 3 h w) in [-1, 1], and its latents if it has any."""
-        latents = self.sample(model, canvas, told)
-        assert model is not None
-        return model.decode(latents), latents
-
-    def sample(self, model: Any, canvas: Canvas, told: Told) -> Tensor:
-        """The clean latents of what is painted, (1 4 h w)."""
-        raise NotImplementedError
 
     def record(self) -> dict[str, Any]:
         """The settings as JSON holds them, without what stands for networks."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.repr}
+
+
+class SampledMethod(PaintMethod):
+    """A way of painting whose picture is what the autoencoder makes of latents."""
+
+    def paint(self, model: LatentDiffusion | None, canvas: Canvas, told: Told) -> tuple[Tensor, Tensor]:
+        """The painted picture (1 3 h w) in [-1, 1], and its latents."""
+        latents = self.sample(model, canvas, told)
+        assert model is not None
+        return model.decode(latents), latents
+
+    @abstractmethod
+    def sample(self, model: Any, canvas: Canvas, told: Told) -> Tensor:
+        """The clean latents of what is painted, (1 4 h w)."""
 
 
 def drawing(model: LatentDiffusion | None, usual: str = "sd21-base") -> StableDiffusion:

@@ -1,8 +1,9 @@
 """Ways of painting inside a mask: the networks trained for it, and what they are compared with, one file each.
 
 How to write one: a frozen dataclass of its settings (`photoswap/paint_method.py`) that says in `wants` and `heeds` what
-it is told by, in `usual_model` which model it runs on, and in `sample` how the latents come about, or in `paint` the
-picture. Then the class goes into PAINT_METHODS, and the command line and the benchmark know it.
+it is told by, in `usual_model` which model it runs on, and in `paint` how the picture comes about; or, as a
+`SampledMethod`, in `sample` the latents. Then the class goes into PAINT_METHODS, and the command line and the benchmark
+know it.
 """
 
 from collections.abc import Mapping

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from models.images import to_tensor
 from models.stable_diffusion import LatentDiffusion
-from photoswap.paint_method import Canvas, PaintMethod, Told
+from photoswap.paint_method import Canvas, SampledMethod, Told
 from photoswap.paint_methods.repaint import guided_by_words, repainted, touched
 from samplers import Eps, Step
 
@@ -32,7 +32,7 @@ Embed: TypeAlias = Callable[[Tensor], Tensor]  # pictures (b 3 h w) in [-1, 1] t
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlendedByText(PaintMethod):
+class BlendedByText(SampledMethod):
     """blending_start_percentage: the share of the steps that are skipped, the first ones."""
 
     wants: ClassVar[tuple[str, ...]] = ("prompt",)

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from models.images import to_image, to_tensor
 from photoswap.method import share_of
-from photoswap.paint_method import Canvas, PaintMethod, Told
+from photoswap.paint_method import Canvas, SampledMethod, Told
 from photoswap.paint_methods.repaint import guided_by_words, noised, repainted, touched
 from photoswap.pasting import filled, paste_into
 
 
 @dataclass(frozen=True, kw_only=True)
-class PasteAndDenoise(PaintMethod):
+class PasteAndDenoise(SampledMethod):
     """t0: the share of the steps that are taken, the last ones; the less, the more of what was pasted is kept."""
 
     wants: ClassVar = ("reference",)

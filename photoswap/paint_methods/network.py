@@ -14,7 +14,7 @@ from torch import Tensor
 from models.inpainting import painting
 from models.paint_by_example import PaintByExample, reference_tensor
 from models.stable_diffusion import LatentDiffusion, StableDiffusion
-from photoswap.paint_method import Canvas, PaintMethod, Told
+from photoswap.paint_method import Canvas, SampledMethod, Told
 from samplers import Eps, Step, guided_eps, last, plms, walk
 from samplers.ddim import normal
 
@@ -22,7 +22,7 @@ Sampler = Literal["plms", "ddim"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaintSettings(PaintMethod):
+class PaintSettings(SampledMethod):
     """The numbers of one painting by such a network; the defaults are those of Paint by Example's script.
 
     guidance_scale: 5 there, 7.5 in Stable Diffusion's inpainting. steps: PLMS makes one call of the network more.
