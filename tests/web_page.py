@@ -110,6 +110,8 @@ def new_tab(browser, address: str, width: int = 1240, height: int = 1000):
     tab.asked = []
     tab.on("request", lambda request: tab.asked.append(request.url))
     tab.goto(address, timeout=SOON)
+    # the first example is filled in once the page stands; what is typed before that is written over
+    tab.wait_for_function("document.querySelector('#class-word textarea, #class-word input')?.value", timeout=SOON)
     tab.wait_for_selector("#start-swap", timeout=SOON)
     tab.wait_for_selector("#timeline svg", timeout=SOON)
     return tab
