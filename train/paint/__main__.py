@@ -40,8 +40,16 @@ def main() -> None:
     parser.add_argument("--tower", help="a checkpoint of a painter whose image encoder to start from")
     parser.add_argument("--out", type=Path, default=Path("runs/paint"))
     parser.add_argument("--device", type=own_device, default="cuda" if torch.cuda.is_available() else "cpu")
-    for name, kind in (("steps", int), ("batch", int), ("learning-rate", float), ("warm", int), ("size", int)):
+    for name, kind in (
+        ("steps", int),
+        ("batch", int),
+        ("learning-rate", float),
+        ("warm", int),
+        ("cool", int),
+        ("size", int),
+    ):
         parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--kept", type=int, help="so many rows are made once and shown again and again; 0: none")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train-tower", action=argparse.BooleanOptionalAction)
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, keep weights in float32")
@@ -60,7 +68,7 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    names = ("steps", "batch", "learning_rate", "warm", "size", "train_tower")
+    names = ("steps", "batch", "learning_rate", "warm", "cool", "kept", "size", "train_tower")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     usual = ON_THE_WORLD if args.pictures is None else {}
     more = {"bfloat16": args.bf16, "gradient_checkpointing": args.gradient_checkpointing, "seed": args.seed}

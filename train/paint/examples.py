@@ -5,6 +5,7 @@ Example's data loader had them, or from the drawn world, which knows where its s
 """
 
 import csv
+import hashlib
 import warnings
 from array import array
 from collections.abc import Mapping
@@ -42,7 +43,9 @@ class PaintExample:
 
 
 class BoxedPictures(Protocol):
-    """Pictures by number, each with one or more boxes."""
+    """Pictures by number, each with one or more boxes. about: tells them from other pictures and boxes."""
+
+    about: str
 
     def __len__(self) -> int: ...
 
@@ -83,6 +86,7 @@ class WorldPictures:
     def __init__(self, world: str = "small", side: int = 128, count: int = 2**31, seed: int | None = None) -> None:
         self.world, self.side, self.count = WORLDS[world], side, count
         self.seed = STREAMS["training"] if seed is None else seed
+        self.about = f"{count} scenes of the {world} world, {side} pixels a side, stream {self.seed}"
 
     def __len__(self) -> int:
         return self.count
@@ -115,6 +119,8 @@ class FolderPictures:
         found = _read_csv(boxes, files) if self.relative else _read_texts(boxes, files)
         self.names = sorted(found)
         self.files, self.boxes = files, found
+        digest = hashlib.sha256("\n".join(f"{name} {list(found[name])}" for name in self.names).encode())
+        self.about = f"{folder.resolve()} {digest.hexdigest()}"
         if not self.names:
             raise ValueError(
                 f"{boxes} has no box for any of the {len(files)} pictures in {folder}; are the names those?"

@@ -20,7 +20,8 @@ from train.interrupt import deferring_ctrl_c
 from train.miniature.loop import noise
 from train.paint.config import PaintTraining
 from train.paint.examples import BoxedPictures, PaintExample, row_of
-from train.paint.step import painting_loss, prepared, what_learns
+from train.paint.kept import KeptRows, keep_rows
+from train.paint.step import EncodedExample, painting_loss, prepared, what_learns
 from train.parallel import Team
 from train.sharding import is_piece, placed_as, put_together
 from weights import fingerprint
@@ -28,12 +29,12 @@ from weights.atomic import atomic
 from weights.load import save
 from weights.records import quoted
 
-PAINT_CHECKPOINT, PAINTER_FILE = "checkpoint.pt", "painter.safetensors"
+PAINT_CHECKPOINT, PAINTER_FILE, ROWS_FOLDER = "checkpoint.pt", "painter.safetensors", "rows"
 RESTS = ("steps", "bfloat16", "gradient_checkpointing")  # what a resumed run may have otherwise
 AVERAGED = 50  # steps, of the loss that is shown
 
 
-class PaintRows(Dataset[list[PaintExample]]):
+class PaintRows(Dataset[Sequence[PaintExample]]):
     """The rows of every step, made wherever they are asked for."""
 
     def __init__(self, source: BoxedPictures, seed: int, size: int, reference_size: int, rows: range) -> None:
@@ -77,7 +78,7 @@ class PaintLearner:
         """Which rows of a step are this process's."""
         return range(self.team.rank, self.training.batch, self.team.count)
 
-    def step(self, examples: Sequence[PaintExample]) -> float:
+    def step(self, examples: Sequence[PaintExample | EncodedExample]) -> float:
         """One step on this process's rows of it. Returns the loss over all of them. Raises ValueError for a NaN."""
         self.between_steps = False
         training, model, step = self.training, self.model, self.done
@@ -120,7 +121,8 @@ class PaintLearner:
     def restore(self, state: dict[str, Any], where: str) -> None:
         """Go on from what `state` gave. Raises ValueError when that was another run's."""
         theirs, ours = json.loads(state["settings"]), self.training.settings()
-        changed = [name for name in ours if name not in RESTS and theirs.get(name) != ours[name]]
+        free = set(RESTS) - ({"steps"} if self.training.cool else set())
+        changed = [name for name in ours if name not in free and theirs.get(name) != ours[name]]
         if changed:
             told = "; ".join(f"{n} was {quoted(theirs.get(n))} and is {quoted(ours[n])}" for n in changed)
             raise ValueError(f"the run in {where} was begun otherwise: {told}; resume it with what it had")
@@ -160,18 +162,22 @@ def train_painter(
 ) -> Painted:
     """Train a painter in place, and write it to painter.safetensors in `out`.
 
-    source: pictures with boxes. resume: go on from the checkpoint in `out`, bit for bit as if never stopped.
+    source: pictures with boxes; where the configuration keeps rows, their files are in rows/ in `out`, for any run of
+    the same rows, and nobody deletes them. resume: go on from the checkpoint in `out`, bit for bit as if never stopped.
     save_every: steps between checkpoints. makers: processes that make rows ahead; 0 makes them here. on_step: told the
     step, from 1, and its loss. In processes that torchrun started, each takes its share of every step's rows, the sums
     are those of one process within rounding, and the first one alone writes. shards: each process holds only its part
     of the U-Net while it learns (train/sharding.py).
-    Raises ValueError for a checkpoint of another run, for one that is there and not to be resumed, for one process that
-    shards, and for a loss that is no number. Ctrl-C leaves a checkpoint between two steps; a second one ends at once.
+    Raises ValueError for a checkpoint or kept rows of another run, for a checkpoint that is there and not to be
+    resumed, for makers beside kept rows, for one process that shards, and for a loss that is no number. Ctrl-C leaves a
+    checkpoint between two steps; a second one ends at once.
     """
     out = Path(out)
     size = training.size or model.config.native_size
     if size % model.config.granularity:
         raise ValueError(f"size is {size}; {model.config.name} wants a multiple of {model.config.granularity}")
+    if training.kept and makers:
+        raise ValueError("rows that are kept are read, and not made ahead; leave makers or kept out")
     path, team, base = out / PAINT_CHECKPOINT, Team.join(model.device, shards), fingerprint(model)
     if path.exists() != resume:
         told = (
@@ -183,7 +189,20 @@ def train_painter(
         learner = PaintLearner(learning, training, team, base)
         if resume:
             learner.restore(torch.load(path, map_location="cpu", weights_only=True), str(out))
-        rows = PaintRows(source, training.seed, size, model.config.image.size, learner.rows)
+        rows: PaintRows | KeptRows = PaintRows(source, training.seed, size, model.config.image.size, learner.rows)
+        if training.kept:
+            files = keep_rows(
+                model,
+                source,
+                out / ROWS_FOLDER,
+                base,
+                count=training.kept,
+                seed=training.seed,
+                size=size,
+                team=team,
+                progress=progress and team.leads,
+            )
+            rows = KeptRows(files, training.kept, training.seed, learner.rows)
         losses: list[float] = []
 
         def note(loss: float) -> None:
@@ -201,7 +220,7 @@ def train_painter(
 
 def _run(
     learner: PaintLearner,
-    rows: PaintRows,
+    rows: PaintRows | KeptRows,
     path: Path,
     save_every: int,
     makers: int,
@@ -229,7 +248,9 @@ def _run(
     _keep(learner, path)
 
 
-def _ahead(rows: PaintRows, steps: range, makers: int) -> Iterator[list[PaintExample]]:
+def _ahead(
+    rows: PaintRows | KeptRows, steps: range, makers: int
+) -> Iterator[Sequence[PaintExample] | Sequence[EncodedExample]]:
     """The rows of every step in order, made by other processes while this one learns."""
     if not makers:
         yield from (rows[step] for step in steps)

@@ -1,6 +1,7 @@
 """One step of a painter's training: what it is shown, what it is asked, and which of its weights learn."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +11,25 @@ from models.config import PaintConfig
 from models.inpainting import latent_mask, left_of, painting
 from models.paint_by_example import PaintByExample
 from models.stable_diffusion import LatentDiffusion
+from train.data import encode_moments, latents_of
 from train.paint.examples import PaintExample
 from weights.load import meta_model
 
 IN_CHANNELS, OWN_CHANNELS = 9, 4
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedExample:
+    """A `PaintExample` as the networks take it, on the CPU.
+
+    image, rest: moments (2c h w) of the Gaussians of the complete picture's latents, and of what is left of it.
+    keep: (1 h w), 1 where that is. reference: (3 s s), normalised.
+    """
+
+    image: Tensor
+    rest: Tensor
+    keep: Tensor
+    reference: Tensor
 
 
 def start_from(base: LatentDiffusion, config: PaintConfig, seed: int = 0) -> PaintByExample:
@@ -81,19 +97,28 @@ def painting_loss(
 
 
 @torch.no_grad()
+def encoded(model: PaintByExample, row: PaintExample) -> EncodedExample:
+    """A row encoded, on the CPU."""
+    image, hole = row.image[None], row.mask[None]
+    whole, rest = (encode_moments(model, picture)[0] for picture in (image, left_of(image, hole)))
+    keep = 1 - latent_mask(hole, model.config.vae.factor, model.mask_resize)[0]
+    return EncodedExample(whole, rest, keep, row.reference)
+
+
+@torch.no_grad()
 def prepared(
-    model: PaintByExample, rows: Sequence[PaintExample], generators: Sequence[torch.Generator]
+    model: PaintByExample, rows: Sequence[PaintExample | EncodedExample], generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Latents, what is left of them, where it is, and references, of so many rows; each draws from its own generator.
 
     Both latents are draws of the autoencoder's Gaussian, as published: first the complete picture's, then the rest's.
     """
-    device, factor = model.device, model.config.vae.factor
-    latents, rests = [], []
-    for row, generator in zip(rows, generators, strict=True):
-        image, hole = row.image[None].to(device), row.mask[None].to(device)
-        latents.append(model.encode_image(image, generator))
-        rests.append(model.encode_image(left_of(image, hole), generator))
-    holes = torch.stack([row.mask for row in rows]).to(device)
-    keep = 1 - latent_mask(holes, factor, model.mask_resize)
-    return torch.cat(latents), torch.cat(rests), keep, torch.stack([row.reference for row in rows]).to(device)
+    found = [encoded(model, row) if isinstance(row, PaintExample) else row for row in rows]
+    both = [
+        latents_of(model.vae, moments[None], generator)
+        for row, generator in zip(found, generators, strict=True)
+        for moments in (row.image, row.rest)
+    ]
+    columns = both[::2], both[1::2], [row.keep for row in found], [row.reference for row in found]
+    latents, rest, keep, references = (torch.stack(column).to(model.device) for column in columns)
+    return latents, rest, keep, references
