@@ -1,25 +1,21 @@
 """Rows of a painter's training that are made once: the same rows, whoever made them, and none of another run."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from test_paint_training import SOURCE, TRAINING, small_config, tensors
+from PIL import Image
+from test_paint_training import SOURCE, TRAINING, losses_of_two, small_config, tensors
 from tiny_model import tiny_model
 
 import train.paint.kept
 from train.paint import start_from
-from train.paint.examples import WorldPictures, row_of
+from train.paint.examples import FolderPictures, WorldPictures, row_of
 from train.paint.kept import KeptRows, keep_rows
 from train.paint.learn import ROWS_FOLDER, train_painter
 from train.paint.step import EncodedExample, encoded, prepared
 from train.parallel import ALONE
 
-ROOT = Path(__file__).parent.parent
 KEPT = replace(TRAINING, kept=5)
 
 
@@ -58,6 +54,17 @@ def test_shown_again_it_has_other_noise(tmp_path):
     assert all(torch.equal(found, wanted) for found, wanted in zip(given(row, 7), anew, strict=True))
     latents, _, keep, _ = given(row, 8)
     assert not torch.equal(latents, anew[0]) and torch.equal(keep, anew[2])
+
+
+def test_in_float64_latents_are_float64_kept_or_not(tmp_path):
+    model = painter()
+    model.vae.double()
+    anew = row_of(SOURCE, 0, 3, 0, 64, 32)
+    wanted = model.encode_image(anew.image[None], torch.Generator().manual_seed(7))
+    for example in (anew, KeptRows(kept(model, tmp_path), 5, 0, range(1)).example(3)):
+        latents, rest, *_ = prepared(model, [example], [torch.Generator().manual_seed(7)])
+        assert latents.dtype == rest.dtype == torch.float64
+        assert torch.equal(latents, wanted)
 
 
 def test_every_row_is_shown_and_each_step_has_its_own(tmp_path):
@@ -155,32 +162,31 @@ def test_a_falling_rate_wants_the_same_end(tmp_path):
 
 SHARED = """
 import sys
-sys.path[:0] = sys.argv[1].split(":")
 import train.paint.kept
 train.paint.kept.ROWS_IN_A_FILE = 2
 from test_paint_kept import KEPT, SOURCE, painter, train_painter
-found = train_painter(painter(), SOURCE, KEPT, sys.argv[2], progress=False)
-print("losses", *map(repr, found.losses), flush=True)
+print("losses", *map(repr, train_painter(painter(), SOURCE, KEPT, sys.argv[1], progress=False).losses), flush=True)
 """
 
 
 def test_two_processes_make_a_share_each_and_learn_what_one_does(tmp_path):
     alone = train_painter(painter(), SOURCE, KEPT, tmp_path / "one", progress=False).losses
-    script = tmp_path / "shared.py"
-    script.write_text(SHARED)
-    places = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29637"]
-    ended = subprocess.run(
-        [*command, str(script), places, str(tmp_path / "two")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": places},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    lines = [line.split()[1:] for line in ended.stdout.splitlines() if line.startswith("losses")]
+    lines = losses_of_two(SHARED, tmp_path, tmp_path / "two")
     assert len(lines) == 2 and lines[0] == lines[1]
     assert [float(loss) for loss in lines[0]] == pytest.approx(alone, rel=1e-6)
     one, two = (
         {file.name: file.read_bytes() for file in (tmp_path / n / ROWS_FOLDER).iterdir()} for n in ("one", "two")
     )
     assert one == two
+
+
+def test_pictures_and_boxes_of_a_folder_are_told_from_others(tmp_path):
+    def about(side, box):
+        Image.new("RGB", (side, 64), "red").save(tmp_path / "a.png")
+        (tmp_path / "a.txt").write_text(box)
+        return FolderPictures(tmp_path, tmp_path).about
+
+    first = about(64, "0 0 40 40")
+    assert first == about(64, "0 0 40 40")
+    assert len({first, about(64, "0 0 40 41"), about(200, "0 0 40 40")}) == 3
+    assert WorldPictures(side=64).about != WorldPictures(side=128).about

@@ -1,14 +1,15 @@
 """train.paint: the official loss and gradients, what learns, resuming, and several processes."""
 
+import json
 import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from golden_paint import CONFIG, SINGLE, golden_painter, paint_golden
+from test_parallel import environment, torchrun
 from tiny_model import tiny_config, tiny_model
 
 from models.config import VisionConfig
@@ -176,6 +177,18 @@ def test_rows_made_ahead_are_the_same_rows(small, tmp_path):
     assert here == ahead
 
 
+def test_a_run_from_before_a_setting_was_there_goes_on(small, tmp_path):
+    train_painter(small, SOURCE, replace(TRAINING, steps=1), tmp_path, progress=False)
+    state = torch.load(tmp_path / PAINT_CHECKPOINT, weights_only=True)
+    settings = json.loads(state["settings"])
+    assert (settings.pop("kept"), settings.pop("cool")) == (0, 0)
+    torch.save({**state, "settings": json.dumps(settings)}, tmp_path / PAINT_CHECKPOINT)
+    fresh = start_from(tiny_model(), small_config(), seed=1)
+    with pytest.raises(ValueError, match="; cool was 0 and is 1;"):
+        train_painter(fresh, SOURCE, replace(TRAINING, cool=1), tmp_path, resume=True, progress=False)
+    assert train_painter(fresh, SOURCE, TRAINING, tmp_path, resume=True, progress=False).steps == 3
+
+
 def test_the_rate_rises_in_a_line():
     training = PaintTraining(learning_rate=1e-5, warm=10)
     assert training.rate(0) == pytest.approx(1e-11) and training.rate(5) == pytest.approx(5e-6, rel=1e-5)
@@ -190,12 +203,11 @@ def test_numbers_that_make_no_sense_are_refused(wrong):
 
 SHARED = """
 import sys
-sys.path[:0] = sys.argv[1].split(":")
 from test_paint_training import SOURCE, TRAINING, small_config, start_from, tiny_model, train_painter
 from dataclasses import replace
 model = start_from(tiny_model(), small_config(), seed=1)
-steps, how = int(sys.argv[3]), {"resume": "resume" in sys.argv, "shards": "shards" in sys.argv, "progress": False}
-found = train_painter(model, SOURCE, replace(TRAINING, steps=steps), sys.argv[2], **how)
+steps, how = int(sys.argv[2]), {"resume": "resume" in sys.argv, "shards": "shards" in sys.argv, "progress": False}
+found = train_painter(model, SOURCE, replace(TRAINING, steps=steps), sys.argv[1], **how)
 weights = sum(p.double().sum().item() for net in model.networks.values() for p in net.parameters())
 print("losses", *map(repr, found.losses), weights, flush=True)
 """
@@ -204,25 +216,24 @@ print("losses", *map(repr, found.losses), weights, flush=True)
 SLOW = pytest.mark.slow
 
 
+def losses_of_two(code, home, *arguments):
+    """Run code in two processes with these arguments. Of each, as text, what it printed after the word losses."""
+    script = home / "shared.py"
+    script.write_text(code)
+    places = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    command = [*torchrun(2), str(script), *map(str, arguments)]
+    ended = subprocess.run(command, env=environment() | places, capture_output=True, text=True, check=True)
+    return [line.split()[1:] for line in ended.stdout.splitlines() if line.startswith("losses")]
+
+
 @pytest.mark.parametrize("first", ["shards", pytest.param("whole", marks=SLOW)])
 @pytest.mark.parametrize("then", ["whole", pytest.param("shards", marks=SLOW)])
 def test_two_processes_learn_what_one_does(first, then, small, tmp_path):
     """Losses within 1e-6 of one process's, stopped and resumed included, with the U-Net in pieces and without."""
     alone = train_painter(small, SOURCE, TRAINING, tmp_path / "one", progress=False).losses
-    script, out = tmp_path / "shared.py", tmp_path / "two"
-    script.write_text(SHARED)
-    places = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    found = []
+    out, found = tmp_path / "two", []
     for steps, *how in ((1, first), (3, then, "resume")):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29633"]
-        ended = subprocess.run(
-            [*command, str(script), places, str(out), str(steps), *how],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": places},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        lines = [line.split()[1:] for line in ended.stdout.splitlines() if line.startswith("losses")]
+        lines = losses_of_two(SHARED, tmp_path, out, steps, *how)
         assert len(lines) == 2 and lines[0] == lines[1]
         found += map(float, lines[0][:-1])
     assert found == pytest.approx(alone, rel=1e-6)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models.images import load_image, to_tensor, upright
 from models.inpainting import latent_mask
-from models.stable_diffusion import LatentDiffusion, StableDiffusion
+from models.stable_diffusion import StableDiffusion
 from models.vae import Autoencoder
 from train.encoded import Encoded, tensors_hash
 from train.ranges import Resampling
@@ -230,10 +230,9 @@ def _shorter_side(picture: Image.Image, size: int, resampling: Resampling) -> Im
 
 
 @torch.no_grad()
-def encode_moments(model: LatentDiffusion, images: Tensor) -> Tensor:
+def encode_moments(model: StableDiffusion, images: Tensor) -> Tensor:
     """Moments (b 2c h w) of pictures (b 3 h w), kept on the CPU, where all training noise is drawn."""
-    weight = model.vae.quant_conv.weight
-    return model.vae.encode(images.to(weight.device, weight.dtype)).to("cpu", torch.float32)
+    return model.moments_of(images).to("cpu", torch.float32)
 
 
 def _all_moments(model: StableDiffusion, images: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ class PaintExample:
 class BoxedPictures(Protocol):
     """Pictures by number, each with one or more boxes. about: tells them from other pictures and boxes."""
 
-    about: str
+    @property
+    def about(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -84,9 +85,13 @@ class WorldPictures:
     """
 
     def __init__(self, world: str = "small", side: int = 128, count: int = 2**31, seed: int | None = None) -> None:
-        self.world, self.side, self.count = WORLDS[world], side, count
+        self.name, self.world, self.side, self.count = world, WORLDS[world], side, count
         self.seed = STREAMS["training"] if seed is None else seed
-        self.about = f"{count} scenes of the {world} world, {side} pixels a side, stream {self.seed}"
+
+    @property
+    def about(self) -> str:
+        """World, size and stream."""
+        return f"{self.count} scenes of the {self.name} world, {self.side} pixels a side, stream {self.seed}"
 
     def __len__(self) -> int:
         return self.count
@@ -119,12 +124,18 @@ class FolderPictures:
         found = _read_csv(boxes, files) if self.relative else _read_texts(boxes, files)
         self.names = sorted(found)
         self.files, self.boxes = files, found
-        digest = hashlib.sha256("\n".join(f"{name} {list(found[name])}" for name in self.names).encode())
-        self.about = f"{folder.resolve()} {digest.hexdigest()}"
         if not self.names:
             raise ValueError(
                 f"{boxes} has no box for any of the {len(files)} pictures in {folder}; are the names those?"
             )
+
+    @property
+    def about(self) -> str:
+        """A digest of the files' names and bytes in number, and of their boxes; the pictures are not opened."""
+        told = hashlib.sha256()
+        for name in self.names:
+            told.update(f"{name} {self.files[name].stat().st_size} {list(self.boxes[name])}\n".encode())
+        return told.hexdigest()
 
     def __len__(self) -> int:
         return len(self.names)

@@ -73,7 +73,9 @@ def keep_rows(
             continue
         made = [row_of(source, seed, index, 0, size, model.config.image.size) for index in rows]
         found = [encoded(model, row) for row in made]
-        columns = {name: torch.stack([getattr(row, name) for row in found]) for name in EncodedExample.__annotations__}
+        columns = {
+            name: torch.stack([getattr(row, name) for row in found]).cpu() for name in EncodedExample.__annotations__
+        }
         with atomic(files[number]) as place:
             torch.save({"about": about, "rows": columns}, place)
     team.any(False, model.device)  # all are there

@@ -21,7 +21,7 @@ from train.miniature.loop import noise
 from train.paint.config import PaintTraining
 from train.paint.examples import BoxedPictures, PaintExample, row_of
 from train.paint.kept import KeptRows, keep_rows
-from train.paint.step import EncodedExample, painting_loss, prepared, what_learns
+from train.paint.step import PaintRow, painting_loss, prepared, what_learns
 from train.parallel import Team
 from train.sharding import is_piece, placed_as, put_together
 from weights import fingerprint
@@ -78,7 +78,7 @@ class PaintLearner:
         """Which rows of a step are this process's."""
         return range(self.team.rank, self.training.batch, self.team.count)
 
-    def step(self, examples: Sequence[PaintExample | EncodedExample]) -> float:
+    def step(self, examples: Sequence[PaintRow]) -> float:
         """One step on this process's rows of it. Returns the loss over all of them. Raises ValueError for a NaN."""
         self.between_steps = False
         training, model, step = self.training, self.model, self.done
@@ -120,7 +120,8 @@ class PaintLearner:
 
     def restore(self, state: dict[str, Any], where: str) -> None:
         """Go on from what `state` gave. Raises ValueError when that was another run's."""
-        theirs, ours = json.loads(state["settings"]), self.training.settings()
+        ours = self.training.settings()
+        theirs = PaintTraining().settings() | json.loads(state["settings"])  # what it lacks came later, and was so
         free = set(RESTS) - ({"steps"} if self.training.cool else set())
         changed = [name for name in ours if name not in free and theirs.get(name) != ours[name]]
         if changed:
@@ -248,9 +249,7 @@ def _run(
     _keep(learner, path)
 
 
-def _ahead(
-    rows: PaintRows | KeptRows, steps: range, makers: int
-) -> Iterator[Sequence[PaintExample] | Sequence[EncodedExample]]:
+def _ahead(rows: PaintRows | KeptRows, steps: range, makers: int) -> Iterator[Sequence[PaintRow]]:
     """The rows of every step in order, made by other processes while this one learns."""
     if not makers:
         yield from (rows[step] for step in steps)

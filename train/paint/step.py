@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,6 @@ from models.config import PaintConfig
 from models.inpainting import latent_mask, left_of, painting
 from models.paint_by_example import PaintByExample
 from models.stable_diffusion import LatentDiffusion
-from train.data import encode_moments, latents_of
 from train.paint.examples import PaintExample
 from weights.load import meta_model
 
@@ -20,7 +20,7 @@ IN_CHANNELS, OWN_CHANNELS = 9, 4
 
 @dataclass(frozen=True, eq=False)
 class EncodedExample:
-    """A `PaintExample` as the networks take it, on the CPU.
+    """A `PaintExample` as the networks take it.
 
     image, rest: moments (2c h w) of the Gaussians of the complete picture's latents, and of what is left of it.
     keep: (1 h w), 1 where that is. reference: (3 s s), normalised.
@@ -30,6 +30,9 @@ class EncodedExample:
     rest: Tensor
     keep: Tensor
     reference: Tensor
+
+
+PaintRow: TypeAlias = PaintExample | EncodedExample
 
 
 def start_from(base: LatentDiffusion, config: PaintConfig, seed: int = 0) -> PaintByExample:
@@ -98,27 +101,27 @@ def painting_loss(
 
 @torch.no_grad()
 def encoded(model: PaintByExample, row: PaintExample) -> EncodedExample:
-    """A row encoded, on the CPU."""
-    image, hole = row.image[None], row.mask[None]
-    whole, rest = (encode_moments(model, picture)[0] for picture in (image, left_of(image, hole)))
+    """A row encoded, on the model's device."""
+    image, hole = row.image[None].to(model.device), row.mask[None].to(model.device)
+    whole, rest = (model.moments_of(picture)[0] for picture in (image, left_of(image, hole)))
     keep = 1 - latent_mask(hole, model.config.vae.factor, model.mask_resize)[0]
     return EncodedExample(whole, rest, keep, row.reference)
 
 
 @torch.no_grad()
 def prepared(
-    model: PaintByExample, rows: Sequence[PaintExample | EncodedExample], generators: Sequence[torch.Generator]
+    model: PaintByExample, rows: Sequence[PaintRow], generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Latents, what is left of them, where it is, and references, of so many rows; each draws from its own generator.
 
     Both latents are draws of the autoencoder's Gaussian, as published: first the complete picture's, then the rest's.
     """
+    device, latents, rests = model.device, list[Tensor](), list[Tensor]()
     found = [encoded(model, row) if isinstance(row, PaintExample) else row for row in rows]
-    both = [
-        latents_of(model.vae, moments[None], generator)
-        for row, generator in zip(found, generators, strict=True)
-        for moments in (row.image, row.rest)
-    ]
-    columns = both[::2], both[1::2], [row.keep for row in found], [row.reference for row in found]
-    latents, rest, keep, references = (torch.stack(column).to(model.device) for column in columns)
-    return latents, rest, keep, references
+    for row, generator in zip(found, generators, strict=True):
+        latents.append(model.latents_from(row.image[None].to(device), generator))
+        rests.append(model.latents_from(row.rest[None].to(device), generator))
+    keep, references = (
+        torch.stack(column).to(device) for column in zip(*((r.keep, r.reference) for r in found), strict=True)
+    )
+    return torch.cat(latents), torch.cat(rests), keep, references
