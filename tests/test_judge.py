@@ -1,6 +1,7 @@
 """train.miniature.judge: what is asked of samples, and that right answers are counted."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from tiny_model import tiny_model
 from models.images import to_tensor
 from train.miniature import judge as command
 from train.miniature.data import STREAMS
-from train.miniature.judge import ASKED, carry, fresh_scenes, hits
-from train.recogniser import ATTRIBUTES, Recogniser
+from train.miniature.judge import ASKED, COUNTED, carry, coat_of, fresh_scenes, hits
+from train.recogniser import ATTRIBUTES, Recogniser, Seen
 from train.world import SMALL, caption, render
 from weights.load import save
 
@@ -24,18 +25,53 @@ class Oracle:
 
     def __call__(self, recogniser, pictures):
         found = [self.scenes.get(picture.tobytes(), self.first) for picture in pictures]
-        return [dict(zip(ASKED, (s.look.species, s.look.colour, s.look.pattern, s.place), strict=True)) for s in found]
+        return [seen(scene) for scene in found]
+
+
+def seen(scene, **otherwise):
+    """What a recogniser says that is sure of everything."""
+    look = scene.look
+    values = {"species": look.species, "colour": look.colour, "pattern": look.pattern, "second": look.second}
+    values |= {"place": scene.place, "accessory": look.accessory or "none", "accessory_colour": look.accessory_colour}
+    values |= {"facing": "left", "light": scene.light} | otherwise
+    return Seen({name: tuple(float(v == values[name]) for v in all_) for name, all_ in ATTRIBUTES.items()}, {})
 
 
 def test_hits_are_counted_for_each_question_and_for_all(monkeypatch):
     scenes = fresh_scenes("small", 8, unseen=False)
     monkeypatch.setattr(command, "recognise_subjects", Oracle(scenes))
     drawn = [render(scene).image for scene in scenes]
-    assert hits(None, drawn, scenes) == dict.fromkeys((*ASKED, "all four"), 1.0)
+    assert hits(None, drawn, scenes) == dict.fromkeys(COUNTED, 1.0)
     wrong = hits(None, drawn[::-1], scenes)
     colours = [scene.look.colour for scene in scenes]
     assert wrong["colour"] == pytest.approx(sum(a == b for a, b in zip(colours, colours[::-1], strict=True)) / 8)
     assert wrong["all four"] <= min(wrong[name] for name in ASKED)
+    assert wrong["all four so"] <= min(wrong["colours in either order"], wrong["species"], wrong["pattern"])
+
+
+def test_colours_count_in_their_order_and_in_either(monkeypatch):
+    scene = next(s for s in fresh_scenes("small", 30, unseen=False) if s.look.pattern == "checkered")
+    look = scene.look
+    third = next(colour for colour in ATTRIBUTES["colour"] if colour not in (look.colour, look.second))
+    plain = replace(scene, look=replace(look, pattern="plain"))
+    answers = [
+        seen(scene),
+        seen(scene, colour=look.second, second=look.colour),
+        seen(scene, second=third),
+        seen(scene, pattern="plain"),
+        seen(plain, second=third),
+    ]
+    monkeypatch.setattr(command, "recognise_subjects", lambda *_: answers)
+    found = hits(None, [None] * 5, [scene] * 4 + [plain])
+    assert found["colour"] == pytest.approx(4 / 5) and found["all four"] == pytest.approx(3 / 5)
+    assert found["colours in either order"] == found["all four so"] == pytest.approx(3 / 5)
+
+
+def test_a_coat_is_the_likeliest_pair_of_two_colours():
+    names = ATTRIBUTES["colour"]
+    unsure = (0.6, 0.4) + (0.0,) * (len(names) - 2)
+    sure = seen(fresh_scenes("small", 1, unseen=False)[0], pattern="striped").probabilities
+    assert coat_of(Seen(sure | {"colour": unsure, "second": unsure}, {})) == {names[0], names[1]}
 
 
 def test_fresh_scenes_are_of_a_stream_of_their_own():
@@ -76,7 +112,7 @@ def test_the_command_samples_each_prompt_and_prints(tmp_path, monkeypatch, capsy
     expected = [*fresh_scenes("small", 29, False), *fresh_scenes("small", 28, True)]
     assert prompts == [caption(scene) for scene in expected]
     assert "in the subject" in said and "samples of looks never trained on" in said
-    assert numbers["sampled"].keys() == {*ASKED, "all four"} and 0.8 < numbers["sampled"]["species"] <= 1
+    assert tuple(numbers["sampled"]) == COUNTED and 0.8 < numbers["sampled"]["species"] <= 1
     assert len(numbers["psnr"]) == 4
 
 

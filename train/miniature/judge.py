@@ -2,7 +2,8 @@
 
 Three questions, all on scenes of a stream that no training sees. How well does the autoencoder carry a picture, and the
 subject in it? What does the recogniser say of drawn pictures, as they are and as the autoencoder brings them back: the
-most that samples can reach. And of what is sampled for a caption, how often is it what was asked?
+most that samples can reach. And of what is sampled for a caption, how often is it what was asked? A checkered coat of
+two colours is nearly the same in the other order, so that is asked twice: with their order, and in either.
 """
 
 import argparse
@@ -20,17 +21,18 @@ from models.stable_diffusion import StableDiffusion
 from train.miniature.autoencoder import held_out, reconstruction_psnr
 from train.miniature.data import STREAMS, WORLDS, scene_at
 from train.miniature.samples import sample_prompts
-from train.recogniser import RECOGNISER_FILE, Recogniser, load_recogniser, recognise_subjects
+from train.recogniser import ATTRIBUTES, RECOGNISER_FILE, Recogniser, Seen, load_recogniser, recognise_subjects
 from train.world import Scene, caption, render
 from weights.atomic import atomic
 from weights.load import load
 
 ASKED = ("species", "colour", "pattern", "place")
+COUNTED = (*ASKED, "all four", "colours in either order", "all four so")
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """psnr: in dB, by kind of scene and place. The rest: how often each of ASKED, and all, is right."""
+    """psnr: in dB, by kind of scene and place. The rest: how often each of ASKED is right, and the others of `hits`."""
 
     psnr: dict[str, float]
     drawn: dict[str, float]
@@ -50,14 +52,30 @@ class Judgement:
         return "\n".join(lines)
 
 
+def coat_of(seen: Seen) -> set[str]:
+    """The colours of a coat, without their order: one of a plain coat, of others the likeliest pair of two."""
+    if seen["pattern"] == "plain":
+        return {seen["colour"]}
+    colours = ATTRIBUTES["colour"]
+    either = torch.outer(*(torch.tensor(seen.probabilities[name]) for name in ("colour", "second")))
+    either = (either + either.T).fill_diagonal_(0)
+    return {colours[i] for i in divmod(int(either.argmax()), len(colours))}
+
+
 def hits(recogniser: Recogniser, pictures: list[Image.Image], scenes: list[Scene]) -> dict[str, float]:
-    """The share of pictures that show what their scene says, for each of ASKED and for all of them together."""
+    """The share of pictures that show what their scene says.
+
+    For each of ASKED, where colour is the coat's first, and for all of them together; then for all the coat's colours
+    in either order, and for all of ASKED with that in place of the first.
+    """
     right = []
     for seen, scene in zip(recognise_subjects(recogniser, pictures), scenes, strict=True):
-        wanted = scene.look.species, scene.look.colour, scene.look.pattern, scene.place
-        right.append([seen[name] == value for name, value in zip(ASKED, wanted, strict=True)])
-    table = torch.tensor(right).float()
-    return dict(zip(ASKED, table.mean(0).tolist(), strict=True)) | {"all four": table.prod(1).mean().item()}
+        look = scene.look
+        asked = look.species, look.colour, look.pattern, scene.place
+        each = {name: seen[name] == value for name, value in zip(ASKED, asked, strict=True)}
+        either = coat_of(seen) == ({look.colour} if look.pattern == "plain" else {look.colour, look.second})
+        right.append([*each.values(), all(each.values()), either, all((each | {"colour": either}).values())])
+    return dict(zip(COUNTED, torch.tensor(right).float().mean(0).tolist(), strict=True))
 
 
 @torch.no_grad()
