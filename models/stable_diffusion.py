@@ -66,18 +66,13 @@ class LatentDiffusion:
 
         The mean of the encoder's Gaussian, or a draw from it when a generator is given.
         """
-        return self.latents_from(self.moments_of(images), generator)
+        return self.vae.latents(self.moments_of(images), generator)
 
     def moments_of(self, images: Tensor) -> Tensor:
         """Pictures (b 3 h w) in [-1, 1] to the moments (b 8 h/8 w/8) of the encoder's Gaussian, at least float32."""
         weight = self.vae.quant_conv.weight
         moments = self.vae.encode(images.to(weight.device, weight.dtype))
         return moments.to(torch.promote_types(moments.dtype, torch.float32))
-
-    def latents_from(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Scaled latents from moments: the mean, or a draw when a generator is given."""
-        latents = self.vae.mean(moments) if generator is None else self.vae.sample(moments, generator)
-        return latents * self.config.vae.scale_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents (b 4 h w) to pictures (b 3 8h 8w), at least float32, clipped to [-1, 1]."""

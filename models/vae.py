@@ -159,6 +159,11 @@ class Autoencoder(nn.Module):
         noise = torch.randn(mean.shape, generator=generator, device=generator.device, dtype=mean.dtype)
         return mean + (0.5 * log_variance).exp() * noise.to(mean.device)
 
+    def latents(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Latents (b c h w) as the U-Net takes them, scaled: the mean, or a draw when a generator is given."""
+        found = self.mean(moments) if generator is None else self.sample(moments, generator)
+        return found * self.config.scale_factor
+
     def decode(self, latents: Tensor) -> Tensor:
         """Unscaled latents (b c h w) to pictures (b 3 8h 8w), about [-1, 1] but not clipped to it.
 

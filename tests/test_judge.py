@@ -10,7 +10,7 @@ from tiny_model import tiny_model
 from models.images import to_tensor
 from train.miniature import judge as command
 from train.miniature.data import STREAMS
-from train.miniature.judge import ASKED, COUNTED, carry, coat_of, fresh_scenes, hits
+from train.miniature.judge import ASKED, SHARES_TOLD, carry, coat_of, fresh_scenes, hits
 from train.recogniser import ATTRIBUTES, Recogniser, Seen
 from train.world import SMALL, caption, render
 from weights.load import save
@@ -41,7 +41,7 @@ def test_hits_are_counted_for_each_question_and_for_all(monkeypatch):
     scenes = fresh_scenes("small", 8, unseen=False)
     monkeypatch.setattr(command, "recognise_subjects", Oracle(scenes))
     drawn = [render(scene).image for scene in scenes]
-    assert hits(None, drawn, scenes) == dict.fromkeys(COUNTED, 1.0)
+    assert hits(None, drawn, scenes) == dict.fromkeys(SHARES_TOLD, 1.0)
     wrong = hits(None, drawn[::-1], scenes)
     colours = [scene.look.colour for scene in scenes]
     assert wrong["colour"] == pytest.approx(sum(a == b for a, b in zip(colours, colours[::-1], strict=True)) / 8)
@@ -112,7 +112,7 @@ def test_the_command_samples_each_prompt_and_prints(tmp_path, monkeypatch, capsy
     expected = [*fresh_scenes("small", 29, False), *fresh_scenes("small", 28, True)]
     assert prompts == [caption(scene) for scene in expected]
     assert "in the subject" in said and "samples of looks never trained on" in said
-    assert tuple(numbers["sampled"]) == COUNTED and 0.8 < numbers["sampled"]["species"] <= 1
+    assert tuple(numbers["sampled"]) == SHARES_TOLD and 0.8 < numbers["sampled"]["species"] <= 1
     assert len(numbers["psnr"]) == 4
 
 

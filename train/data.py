@@ -18,7 +18,6 @@ from torch import Tensor
 from models.images import load_image, to_tensor, upright
 from models.inpainting import latent_mask
 from models.stable_diffusion import StableDiffusion
-from models.vae import Autoencoder
 from train.encoded import Encoded, tensors_hash
 from train.ranges import Resampling
 
@@ -125,7 +124,7 @@ class CentreCrops:
         return len(self.moments)
 
     def draw(self, index: int, generator: torch.Generator) -> ShownPicture:
-        latents = latents_of(self.vae, self.moments[index : index + 1], generator if self.sample else None)
+        latents = self.vae.latents(self.moments[index : index + 1], generator if self.sample else None)[0]
         return shown_whole(latents, None if self.subjects is None else self.subjects[index])
 
     def digest(self) -> str:
@@ -161,7 +160,7 @@ class RandomCrops:
         top, left = (int(torch.randint(places, (), generator=generator)) for places in room)
         window = (..., slice(top, top + self.size), slice(left, left + self.size))
         moments = encode_moments(self.model, image[None][window])
-        latents = latents_of(self.model.vae, moments, generator if self.sample else None)
+        latents = self.model.vae.latents(moments, generator if self.sample else None)[0]
         if self.planes is None:
             return shown_whole(latents)
         subject = latent_mask(self.planes[index][None][window], self.model.vae.config.factor, "nearest")[0]
@@ -239,12 +238,6 @@ def _all_moments(model: StableDiffusion, images: Tensor) -> Tensor:
     """Of many, a few at once."""
     chunks = images.split(max(1, PIXELS_AT_ONCE // images[0, 0].numel()))
     return torch.cat([encode_moments(model, chunk) for chunk in chunks])
-
-
-@torch.no_grad()
-def latents_of(vae: Autoencoder, moments: Tensor, generator: torch.Generator | None) -> Tensor:
-    latents = vae.mean(moments) if generator is None else vae.sample(moments, generator)
-    return latents[0] * vae.config.scale_factor
 
 
 class Rows(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.images import to_tensor
 from models.stable_diffusion import StableDiffusion
-from train.data import FILTERS, ShownPicture, encode_moments, latents_of, middle
+from train.data import FILTERS, ShownPicture, encode_moments, middle
 from train.encoded import tensors_hash
 from train.ranges import Resampling
 from train.templates import ZOOMS
@@ -47,7 +47,7 @@ class Zoomed:
         top, left = (int(torch.randint(abs(self.size - side) + 1, (), generator=generator)) for _ in range(2))
         image, mask = self._laid(self.pictures[index].resize((side, side), self.filter), top, left)
         moments = encode_moments(self.model, image[None])
-        latents = latents_of(self.model.vae, moments, generator if self.sample else None)
+        latents = self.model.vae.latents(moments, generator if self.sample else None)[0]
         return ShownPicture(latents, mask, self._text(side, generator))
 
     def digest(self) -> str:

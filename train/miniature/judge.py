@@ -27,7 +27,7 @@ from weights.atomic import atomic
 from weights.load import load
 
 ASKED = ("species", "colour", "pattern", "place")
-COUNTED = (*ASKED, "all four", "colours in either order", "all four so")
+SHARES_TOLD = (*ASKED, "all four", "colours in either order", "all four so")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def hits(recogniser: Recogniser, pictures: list[Image.Image], scenes: list[Scene
         each = {name: seen[name] == value for name, value in zip(ASKED, asked, strict=True)}
         either = coat_of(seen) == ({look.colour} if look.pattern == "plain" else {look.colour, look.second})
         right.append([*each.values(), all(each.values()), either, all((each | {"colour": either}).values())])
-    return dict(zip(COUNTED, torch.tensor(right).float().mean(0).tolist(), strict=True))
+    return dict(zip(SHARES_TOLD, torch.tensor(right).float().mean(0).tolist(), strict=True))
 
 
 @torch.no_grad()

@@ -119,8 +119,8 @@ def prepared(
     device, latents, rests = model.device, list[Tensor](), list[Tensor]()
     found = [encoded(model, row) if isinstance(row, PaintExample) else row for row in rows]
     for row, generator in zip(found, generators, strict=True):
-        latents.append(model.latents_from(row.image[None].to(device), generator))
-        rests.append(model.latents_from(row.rest[None].to(device), generator))
+        latents.append(model.vae.latents(row.image[None].to(device), generator))
+        rests.append(model.vae.latents(row.rest[None].to(device), generator))
     keep, references = (
         torch.stack(column).to(device) for column in zip(*((r.keep, r.reference) for r in found), strict=True)
     )
