@@ -177,6 +177,22 @@ def test_at_first_the_token_alone_learns(device):
     assert all(state["step"] == 1 for state in learner.optimizer.state.values())
 
 
+def test_rows_of_the_class_have_nothing_to_say_to_the_token(device):
+    """The first phase leaves them out: the token's gradient is that of all rows, from half the work."""
+    model = build(device, torch.float64)
+    rows = stream(model).next_rows(QUICK.batch)
+    rows = rows.join(stream(model, 1).next_rows(QUICK.batch)._replace(text=torch.ones(QUICK.batch, dtype=torch.long)))
+    learner = learner_of(model, FIRST, stream(model), stream(model, 1))
+    table = model.text_encoder.token_embedding.weight
+    (wanted,) = torch.autograd.grad(learner.loss(rows), table)
+    seen = []
+    with model.unet.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0]))):
+        learner.step()
+    (own,) = (token for token, _ in model.tokenizer.words("sks"))
+    torch.testing.assert_close(table.grad[own], wanted[own], rtol=1e-9, atol=1e-15)
+    assert wanted[own].abs().max() > 0 and seen == [QUICK.batch]
+
+
 def tensors_of(model, net: str) -> dict[str, torch.Tensor]:
     return {f"{net}.{name}": tensor.detach() for name, tensor in getattr(model, net).state_dict().items()}
 

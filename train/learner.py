@@ -60,7 +60,7 @@ class Learner:
         self.between_steps = True  # within a step, state would be half old and half new
         self.parameters = placed.parameters
         self.optimizer = _optimizer(placed, config, fused=model.device.type in ("cpu", "cuda"))
-        self.token_first = TokenFirst(model, config, self.parameters, self.optimizer)
+        self.token_first = TokenFirst(model, config, self.parameters, self.optimizer, self.batch)
         self.rates = Rates(self.optimizer, config, self.token_first.steps)
         self.averaged_loss = team.averaging(self.parameters.values(), self.loss)
         prompts = [*config.instance_texts, *(config.class_texts if classes is not None else ())]
@@ -93,8 +93,9 @@ class Learner:
         for i in range(self.config.accumulate):
             last = i == self.config.accumulate - 1
             with nullcontext() if last else self.team.apart(self.averaged_loss):
-                loss = self.averaged_loss(self.next_rows()) / self.config.accumulate
-                loss.backward()
+                rows = self.token_first.rows_for(self.next_rows(), self.done)
+                loss = self.averaged_loss(rows) / self.config.accumulate
+                loss.backward(inputs=self.token_first.alone(self.done) if self.team.count == 1 else None)
             losses.append(loss.detach())
             if not (last and self.done + 1 >= self.config.steps):
                 self.ahead.prepare()  # the device is still computing: nobody has asked for the loss
