@@ -21,6 +21,19 @@ class MLP(nn.Module):
         return self.linear2(hidden * torch.sigmoid(1.702 * hidden) if self.quick else F.gelu(hidden))
 
 
+def embedding(count: int, width: int) -> nn.Embedding:
+    """nn.Embedding, on the meta device without values: to draw them there would import PyTorch's compiler for nothing,
+    which takes longer than to load a small model."""
+    weight = torch.empty(count, width)
+    return nn.Embedding(count, width, _weight=weight if weight.is_meta else None)
+
+
+def draw_normal(weight: Tensor, std: float) -> None:
+    """Draw a weight from a normal distribution; on the meta device there is nothing to draw."""
+    if not weight.is_meta:
+        nn.init.normal_(weight, std=std)
+
+
 class CLIPLayer(nn.Module):
     """One pre-norm layer, (b n c) in and out: self-attention, then an MLP, each added to its input.
 

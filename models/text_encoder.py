@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.attention import Attention, attend
-from models.clip import CLIPLayer
+from models.clip import CLIPLayer, draw_normal, embedding
 from models.config import TextConfig
 
 
@@ -43,14 +43,14 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
-        self.token_embedding = nn.Embedding(config.vocabulary, config.width)
-        self.position_embedding = nn.Embedding(config.length, config.width)
+        self.token_embedding = embedding(config.vocabulary, config.width)
+        self.position_embedding = embedding(config.length, config.width)
         # SD 2.x was trained on what the last layer but one gives, so the last is never run and not built; its final
         # norm is applied all the same, to what the last layer but one gives
         self.layers = nn.ModuleList(text_layer(config) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width)
-        nn.init.normal_(self.token_embedding.weight, std=0.02)  # CLIP's own starting point
-        nn.init.normal_(self.position_embedding.weight, std=0.01)
+        draw_normal(self.token_embedding.weight, std=0.02)  # CLIP's own starting point
+        draw_normal(self.position_embedding.weight, std=0.01)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Encode token ids (b length), as a `Tokenizer` of the same padding makes them.

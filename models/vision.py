@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models.attention import SelfAttention
-from models.clip import CLIPLayer
+from models.clip import CLIPLayer, draw_normal, embedding
 from models.config import VisionConfig
 
 
@@ -23,7 +23,7 @@ class VisionTower(nn.Module):
         self.config = config
         self.patches = nn.Conv2d(3, config.width, config.patch, stride=config.patch, bias=False)
         self.class_embedding = nn.Parameter(config.width**-0.5 * torch.randn(config.width))  # CLIP's starting point
-        self.position_embedding = nn.Embedding((config.size // config.patch) ** 2 + 1, config.width)
+        self.position_embedding = embedding((config.size // config.patch) ** 2 + 1, config.width)
         self.norm_in = nn.LayerNorm(config.width)
         self.layers = nn.ModuleList(
             CLIPLayer(
@@ -35,7 +35,7 @@ class VisionTower(nn.Module):
             for _ in range(config.layers)
         )
         self.norm_out = nn.LayerNorm(config.width)
-        nn.init.normal_(self.position_embedding.weight, std=config.width**-0.5)
+        draw_normal(self.position_embedding.weight, std=config.width**-0.5)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Raises ValueError for pictures of another shape."""

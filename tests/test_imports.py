@@ -1,6 +1,7 @@
 """The arrows between rooms, read off the source: who may import whom."""
 
 import ast
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -72,3 +73,9 @@ def test_types_are_checked_as_if_no_extra_were_installed():
     elsewhere = set().union(*map(imported, SOURCES)) - everywhere - set(ROOMS) - sys.stdlib_module_names
     skipped = [each for each in project["tool"]["mypy"]["overrides"] if each.get("follow_imports") == "skip"]
     assert {f"{name}.*" for name in elsewhere} == {name for each in skipped for name in each["module"]}
+
+
+def test_a_model_loads_without_the_compiler():
+    # Importing it takes longer than loading the miniature.
+    code = "import sys; from weights.load import load; load('miniature'); sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
