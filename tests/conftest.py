@@ -7,6 +7,7 @@ import tempfile
 import pytest
 import torch
 from command_line import LEARN, paint
+from left_open import LEFT_OPEN
 from tiny_model import write_tiny_model
 
 from models.precision import full_float32
@@ -43,6 +44,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _closed_at_the_end():
+    yield
+    LEFT_OPEN.close()
 
 
 @pytest.fixture(scope="session")

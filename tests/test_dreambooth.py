@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from left_open import LEFT_OPEN
 from PIL import Image
 from spoiled import contents, put
 from tiny_model import tiny_model
@@ -60,11 +61,8 @@ def same(a, b) -> bool:
 
 
 def learner_of(model, config, instances, classes=None) -> Learner:
-    """A learner in a model that stays ready to learn for as long as the learner lives."""
-    ready = ready_to_learn(model, config)
-    learner = Learner(model, config, ready.__enter__(), instances, classes)
-    learner.ready = ready
-    return learner
+    """A learner in a model that stays ready to learn until the test ends."""
+    return Learner(model, config, LEFT_OPEN.enter_context(ready_to_learn(model, config)), instances, classes)
 
 
 @torch.no_grad()
