@@ -273,7 +273,7 @@ PAINT_BY_EXAMPLE = PaintConfig()
 MINIATURE = ModelConfig(
     name="miniature",
     unet=UNetConfig(channels=32, head_channels=16, context_channels=64, groups=8),
-    vae=VAEConfig(channels=16, res_blocks=1, groups=8),
+    vae=VAEConfig(channels=16, res_blocks=2, groups=8),
     text=TextConfig(width=64, heads=4, layers=3, stored_layers=4),
     native_size=128,
 )

@@ -1,5 +1,5 @@
 """The miniature that is in the repository: that it has learnt what it is shipped for. Bounds leave room below what
-`python -m photoswap.evaluate` and `python -m train.miniature.samples` show, for other machines round otherwise."""
+`python -m train.miniature.judge` and `python -m train.miniature.samples` show, for other machines round otherwise."""
 
 from dataclasses import replace
 
@@ -11,7 +11,6 @@ from models.images import to_image, to_tensor
 from photoswap.benchmark.scores import inside, outside, palette_match, psnr
 from photoswap.demo import make_task
 from photoswap.drawing import generate
-from photoswap.evaluate import methods
 from photoswap.inversion import invert_image, reconstruct
 from photoswap.methods import Photoswap
 from photoswap.pipeline import swap
@@ -40,8 +39,8 @@ def encoded_and_decoded(model, image):
 def test_the_autoencoder_carries_the_picture_and_the_subject(miniature):
     pictures = [render(scene_at(WORLDS["small"], 20_000, i, unseen=True)) for i in range(8)]
     seen = [encoded_and_decoded(miniature, p.image) for p in pictures]
-    assert np.mean([psnr(s, p.image) for s, p in zip(seen, pictures, strict=True)]) > 27
-    assert np.mean([psnr(s, p.image, inside(p.mask)) for s, p in zip(seen, pictures, strict=True)]) > 22
+    assert np.mean([psnr(s, p.image) for s, p in zip(seen, pictures, strict=True)]) > 29
+    assert np.mean([psnr(s, p.image, inside(p.mask)) for s, p in zip(seen, pictures, strict=True)]) > 25
 
 
 def test_latents_have_unit_scale(miniature):
@@ -80,19 +79,26 @@ def test_inversions_at_full_guidance(miniature, task, method):
         assert psnr(again, picture) > psnr(best, picture) - 1
 
 
-def test_the_swap_keeps_the_background_and_brings_the_look(miniature, task):
-    """Either swap of attention keeps more of the background than none; which of them keeps more varies by scene."""
-    scene = task.scene.with_look(Look("cat", "blue"))
-    truth, source = render(scene), task.source
-    ground, body = outside([source.mask, truth.mask]), inside(truth.mask)
-    words = task.prompt, task.prompt.replace("a cat", "a blue cat")
-    base = Photoswap(guidance_scale=GUIDANCE)
-    inversion = invert_image(miniature, source.image, words[0])
-    results = {name: swap(miniature, inversion, words[1], method).result for name, method in methods(base).items()}
-    kept = {name: psnr(result, source.image, ground) for name, result in results.items()}
-    assert kept["no swap"] + 0.5 < min(kept["Prompt-to-Prompt"], kept["Photoswap"])
-    assert kept["Photoswap"] > 18
-    assert palette_match(results["Photoswap"], truth.image, body) > palette_match(source.image, truth.image, body) + 0.2
+def test_swaps_keep_the_background_and_bring_the_look(miniature):
+    """Means over four scenes, their cat made blue by its word. Either swap of attention keeps more of the background
+    than none; which of them keeps more varies by scene, and so does how patchy the new colour is."""
+    methods = {"plain": Photoswap(phi=0, M=0, A=0), "prompt-to-prompt": Photoswap(phi=0), "photoswap": Photoswap()}
+    kept: dict[str, list[float]] = {name: [] for name in methods}
+    gained: dict[str, list[float]] = {name: [] for name in methods}
+    for task in (make_task(100 + i) for i in range(4)):
+        truth, source = render(task.scene.with_look(Look("cat", "blue"))), task.source
+        ground, body = outside([source.mask, truth.mask]), inside(truth.mask)
+        inversion = invert_image(miniature, source.image, task.prompt)
+        for name, method in methods.items():
+            method = replace(method, guidance_scale=GUIDANCE)
+            result = swap(miniature, inversion, task.prompt.replace("a cat", "a blue cat"), method).result
+            kept[name].append(psnr(result, source.image, ground))
+            before, after = (palette_match(image, truth.image, body) for image in (source.image, result))
+            gained[name].append(after - before)
+    mean = {name: np.mean(values) for name, values in kept.items()}
+    assert mean["plain"] + 3 < min(mean["prompt-to-prompt"], mean["photoswap"]), mean
+    assert mean["photoswap"] > 25, mean
+    assert np.mean(gained["photoswap"]) > 0.2, gained
 
 
 def test_captions_of_the_sheet_were_never_trained_on():
