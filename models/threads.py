@@ -51,6 +51,16 @@ def suited(model: LatentDiffusion, present: int) -> int:
     return 1 if layer_work(model.config) < WORTH_A_TEAM else cores_allowed(present)
 
 
+def spare_cores(model: LatentDiffusion) -> int:
+    """How many cores are idle while this model is computed with by one thread, where that is all it is worth.
+
+    None where somebody has chosen a number of threads, where the work is worth a team, and on another device.
+    """
+    with _SCOPES.lock:
+        present = _SCOPES.outside if _SCOPES.open else torch.get_num_threads()
+    return cores_allowed(present) - 1 if suited(model, present) == 1 < present else 0
+
+
 def usual_numbers() -> set[int]:
     """What torch takes where nobody chooses: the cores that the process may run on, or its hardware threads."""
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)

@@ -13,7 +13,16 @@ from tiny_model import tiny_model
 import models.threads
 import photoswap
 from models.config import MODELS
-from models.threads import QUOTA, WORTH_A_TEAM, cores_allowed, layer_work, suited, suited_threads, usual_numbers
+from models.threads import (
+    QUOTA,
+    WORTH_A_TEAM,
+    cores_allowed,
+    layer_work,
+    spare_cores,
+    suited,
+    suited_threads,
+    usual_numbers,
+)
 from photoswap.masks import find_subject
 from tests.benchmarks.threads import CORES, MINE, SETTINGS, report
 from train.prior import SampleSettings, sample_pictures
@@ -55,6 +64,19 @@ def test_published_models_are_worth_a_team_and_the_miniature_is_not():
 
 def test_the_number_goes_by_the_model(two, small, large):
     assert (suited(small, 2), suited(large, 2)) == (1, 2)
+
+
+def test_a_core_is_idle_beside_one_thread_that_nobody_chose(two, small, large, monkeypatch):
+    assert (spare_cores(small), spare_cores(large)) == (1, 0)
+    with suited_threads(small):
+        assert spare_cores(small) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert spare_cores(small) == 0
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(models.threads, "cores_allowed", lambda most: 1)
+    assert spare_cores(small) == 0
+    torch.set_num_threads(1)
+    assert spare_cores(small) == 0
 
 
 @pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])

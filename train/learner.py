@@ -7,6 +7,7 @@ the loss; AdamW. Which parameters move is the method's to say (train/methods).
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -21,6 +22,7 @@ from train.break_a_scene import attention_error, map_readers, outline_sites
 from train.config import LearnConfig
 from train.data import Rows, Stream, check_stream
 from train.encoded import Encoded
+from train.lanes import Lanes, halves, lanes_worth
 from train.loss import dreambooth_loss, min_snr_weights, squared_error
 from train.methods import Placed
 from train.parallel import ALONE, Team
@@ -62,6 +64,7 @@ class Learner:
         self.optimizer = _optimizer(placed, config, fused=model.device.type in ("cpu", "cuda"))
         self.token_first = TokenFirst(model, config, self.parameters, self.optimizer, self.batch)
         self.rates = Rates(self.optimizer, config, self.token_first.steps)
+        self.lanes = Lanes() if lanes_worth(model, config, team.count) == 2 else None
         self.averaged_loss = team.averaging(self.parameters.values(), self.loss)
         prompts = [*config.instance_texts, *(config.class_texts if classes is not None else ())]
         self.tokens = model.tokenizer(prompts).to(model.device)
@@ -93,10 +96,7 @@ class Learner:
         for i in range(self.config.accumulate):
             last = i == self.config.accumulate - 1
             with nullcontext() if last else self.team.apart(self.averaged_loss):
-                rows = self.token_first.rows_for(self.next_rows(), self.done)
-                loss = self.averaged_loss(rows) / self.config.accumulate
-                loss.backward(inputs=self.token_first.alone(self.done) if self.team.count == 1 else None)
-            losses.append(loss.detach())
+                losses.append(self._backward(self.token_first.rows_for(self.next_rows(), self.done)))
             if not (last and self.done + 1 >= self.config.steps):
                 self.ahead.prepare()  # the device is still computing: nobody has asked for the loss
         total = self.team.mean(math.fsum(loss.item() for loss in losses), self.model.device)
@@ -112,6 +112,19 @@ class Learner:
         self.between_steps = True
         return total
 
+    def _backward(self, rows: Rows) -> Tensor:
+        """Add the gradients of some rows to those there are; their share of the step's loss."""
+        inputs = self.token_first.alone(self.done) if self.team.count == 1 else None
+        if self.lanes is not None:
+            pieces = halves(rows, self.batch, self.config.prior_weight)
+            return self.lanes.backward([partial(self._piece, *piece) for piece in pieces], inputs)
+        loss = self.averaged_loss(rows) / self.config.accumulate
+        loss.backward(inputs=inputs)
+        return loss.detach()
+
+    def _piece(self, rows: Rows, weight: float) -> Tensor:
+        return weight * self.errors(rows).mean()
+
     def next_rows(self) -> Rows:
         """The next rows here: of the subject, then as many of the class, whose prompts come after the subject's."""
         return self.ahead.take()
@@ -125,20 +138,26 @@ class Learner:
 
     def loss(self, rows: Rows) -> Tensor:
         """The loss of some rows, a scalar: their output's error, row by row, weighed and averaged."""
-        schedule, config = self.model.schedule, self.config
-        target = schedule.target(rows.x0.to(self.model.device), rows.eps.to(self.model.device), rows.t)
+        config = self.config
         maps: list[Tensor] = []
-        output = self.output(rows, maps if config.attention_loss else None)
-        if config.mask_loss:
-            output, target = (tensor * rows.subject.to(tensor) for tensor in (output, target))
-        errors = squared_error(output, target, None if rows.mask.all() else rows.mask)
-        if config.min_snr is not None:
-            errors = errors * min_snr_weights(schedule, rows.t, config.min_snr).to(errors)
+        errors = self.errors(rows, maps if config.attention_loss else None)
         loss = dreambooth_loss(errors, self.batch, config.prior_weight)
         if config.attention_loss:
             words = [self.words[text] for text in rows.text[: self.batch].tolist()]
             loss = loss + config.attention_loss * attention_error(maps, words, rows.subject[: self.batch]).mean()
         return loss
+
+    def errors(self, rows: Rows, maps: list[Tensor] | None = None) -> Tensor:
+        """The error of each row, (b,), weighed by its timestep if the configuration says so. maps: as of `output`."""
+        schedule, config = self.model.schedule, self.config
+        target = schedule.target(rows.x0.to(self.model.device), rows.eps.to(self.model.device), rows.t)
+        output = self.output(rows, maps)
+        if config.mask_loss:
+            output, target = (tensor * rows.subject.to(tensor) for tensor in (output, target))
+        errors = squared_error(output, target, None if rows.mask.all() else rows.mask)
+        return (
+            errors if config.min_snr is None else errors * min_snr_weights(schedule, rows.t, config.min_snr).to(errors)
+        )
 
     def output(self, rows: Rows, maps: list[Tensor] | None = None) -> Tensor:
         """What the U-Net makes of the noised rows, (b c h w). maps: receives the subject rows' A where it outlines."""
