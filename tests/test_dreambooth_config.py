@@ -18,7 +18,6 @@ def test_presets_are_the_published_numbers():
     assert (
         dreambooth_config("miniature", "owl", steps=5).steps == 5
         and dreambooth_config("miniature", "owl").class_text == "a photo of an owl"
-        and dreambooth_config("miniature", "owl").class_text == "a photo of an owl"
     )
     assert all(dreambooth_config(name, "cat") for name in DREAMBOOTH)
     script = dreambooth_config("script", "cat")
@@ -26,6 +25,19 @@ def test_presets_are_the_published_numbers():
     assert script.random_crop and script.resampling == "bilinear" and script.betas == paper.betas
     with pytest.raises(ValueError, match="no preset for 'sdxl'"):
         dreambooth_config("sdxl", "cat")
+
+
+def test_a_presets_steps_for_the_token_are_a_share_of_all():
+    whole = dreambooth_config("miniature", "cat")
+    assert 0 < whole.token_steps < whole.steps
+    assert dreambooth_config("miniature", "cat", steps=2 * whole.steps).token_steps == 2 * whole.token_steps
+    assert dreambooth_config("miniature", "cat", steps=2).token_steps == 0
+    assert dreambooth_config("miniature", "cat", steps=20, token_steps=20).token_steps == 20
+    assert dreambooth_config("miniature", "cat", train_text_encoder=False).token_steps == 0
+    with pytest.raises(ValueError, match=r"steps is 2\.5"):
+        dreambooth_config("miniature", "cat", steps=2.5)
+    with pytest.raises(ValueError, match="steps is a number of more than 30 digits"):
+        dreambooth_config("miniature", "cat", steps=10**400)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,8 @@ CONFIGS: Mapping[str, type[LearnConfig]] = {
 def learn_config(method: str, preset: str, class_word: str, **changes: Any) -> LearnConfig:
     """The configuration of a method (CONFIGS) by the name of a preset (PRESETS), a model's or "script", with changes.
 
-    Raises ValueError for an unknown name, and for a change of a setting that the method does not have.
+    A preset's steps for the token alone (`token_steps`) are a share of its steps, and none where the text encoder does
+    not learn. Raises ValueError for an unknown name, and for a change of a setting that the method does not have.
     """
     if method not in CONFIGS:
         raise ValueError(f"no method {quoted(method)} to learn by; there are {', '.join(CONFIGS)}")
@@ -95,7 +96,17 @@ def learn_config(method: str, preset: str, class_word: str, **changes: Any) -> L
     known = [field.name for field in fields(config)]
     if strange := [name for name in changes if name not in known]:
         raise ValueError(f"{method} has no setting {listed(strange)}; it has {', '.join(known)}")
-    return config(class_word, **{**presets[preset], **changes})
+    return config(class_word, **{**_fitting(presets[preset], changes), **changes})
+
+
+def _fitting(preset: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset beside changes: its steps for the token alone are a share of all, where the text encoder learns."""
+    own = dict(preset)
+    steps = changes.get("steps", own.get("steps"))
+    if "token_steps" in own and isinstance(steps, int):  # else it is refused soon, by name
+        share = own["token_steps"] * steps // own["steps"]
+        own["token_steps"] = share if changes.get("train_text_encoder", True) else 0
+    return own
 
 
 def dreambooth_config(name: str, class_word: str, **changes: Any) -> DreamBoothConfig:
