@@ -67,7 +67,10 @@ def test_samples_have_the_colour_that_the_prompt_names(miniature, colour):
     "method", ["direct", "ddim", "negative-prompt", pytest.param("null-text", marks=pytest.mark.slow)]
 )
 def test_inversions_at_full_guidance(miniature, task, method):
-    """Direct returns to what the autoencoder makes of the source, two others to within 1 dB of it, DDIM far off."""
+    """Direct returns to what the autoencoder makes of the source, null-text to within 1 dB of it, DDIM is far off.
+
+    Negative-prompt is 2.2 dB off on average (docs/miniature.md), and how far varies by scene.
+    """
     picture, best = task.source.image, encoded_and_decoded(miniature, task.source.image)
     inversion = invert_image(miniature, picture, task.prompt, method, guidance_scale=7.5)
     again = reconstruct(miniature, inversion, 7.5)
@@ -76,7 +79,7 @@ def test_inversions_at_full_guidance(miniature, task, method):
     elif method == "ddim":
         assert psnr(again, picture) < psnr(best, picture) - 6
     else:
-        assert psnr(again, picture) > psnr(best, picture) - 1
+        assert psnr(again, picture) > psnr(best, picture) - (1 if method == "null-text" else 5)
 
 
 def test_swaps_keep_the_background_and_bring_the_look(miniature):

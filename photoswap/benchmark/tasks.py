@@ -25,7 +25,7 @@ TOKEN = "sks"
 
 DEMO_SUBJECT = Look("cat", "purple", "spotted", "yellow", "scarf", "green")
 DEMO_SOURCE = Look("cat", "orange")
-FIRST = 105  # stream of the demo's first scene: a wooden floor, with a window behind the subject to keep
+FIRST = 112  # stream of the demo's first scene: a beach, with the sea behind the subject to keep
 
 
 @dataclass(frozen=True, eq=False)

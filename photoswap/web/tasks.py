@@ -34,7 +34,7 @@ SUBJECTS: Mapping[str, Look] = MappingProxyType(
 )
 SCENES: Mapping[str, tuple[int, Look]] = MappingProxyType(
     {
-        "an orange cat on a wooden floor": (0, Look("cat", "orange")),
+        "an orange cat on a beach": (0, Look("cat", "orange")),
         "a white rabbit": (3, Look("rabbit", "white")),
         "a red horse": (1, Look("horse", "red")),
         "a green elephant": (2, Look("elephant", "green")),
