@@ -76,10 +76,9 @@ def learnt(model: StableDiffusion, task: Task, option: str, steps: int, home: Pa
 
 
 def configuration(species: str, option: str, steps: int) -> DreamBoothConfig:
-    """The miniature's preset with that option."""
-    changes = dict(OPTIONS[option])
-    if "token_steps" in changes:
-        changes["token_steps"] = round(changes["token_steps"] * steps)
+    """The miniature's preset with that option, and the token first only where that is the option."""
+    changes = {"token_steps": 0.0, **OPTIONS[option]}
+    changes["token_steps"] = round(changes["token_steps"] * steps)
     return dreambooth_config("miniature", species, steps=steps, **changes)
 
 

@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from swap_model import picture
 
-from benchmarks.measure import Figure
+from benchmarks.measure import Clock, Figure
 from benchmarks.parts import Bench
 from train.config import LearnConfig, learn_config
 from train.data import Stream
+from train.lanes import Lanes
 from train.learner import Learner
 from train.methods import method_of
 from train.ready import ready_to_learn
 
 STEPS = 3  # in one measurement
-AS_IT_IS: dict[str, dict[str, Any]] = {"dreambooth": {}, "lora": {"train_text_encoder": False}}
+LANE_ROWS = 8  # of the subject and of the class together, by the miniature's preset
+AS_IT_IS: dict[str, dict[str, Any]] = {"dreambooth": {"token_steps": 0}, "lora": {"train_text_encoder": False}}
 Change = Callable[[Learner], Any]
 
 
@@ -33,6 +35,11 @@ def learn(bench: Bench) -> Iterator[Figure]:
             found = bench.clock.ratios(jobs, base, max(1, bench.rounds - 2))
         for what, (value, low, high) in zip(sides, found, strict=True):
             yield Figure("learn", f"{method}: {what}", value, "x", low, high)
+    config = learn_config("dreambooth", "miniature", "cat", prior_weight=0.0, token_steps=0, batch=LANE_ROWS)
+    with ExitStack() as stack:  # two threads have the same work to do: only a clock on the wall sees them
+        jobs = [stepping(bench, stack, config, two_lanes)]
+        (found,) = Clock("wall").ratios(jobs, stepping(bench, stack, config), max(1, bench.rounds - 2))
+    yield Figure("learn", f"dreambooth: {LANE_ROWS} rows in two lanes, seconds on the wall", found[0], "x", *found[1:])
 
 
 def stepping(bench: Bench, stack: ExitStack, config: LearnConfig, change: Change | None = None) -> Callable[[], None]:
@@ -59,6 +66,11 @@ def learner_for(bench: Bench, stack: ExitStack, config: LearnConfig, change: Cha
     return learner
 
 
+def two_lanes(learner: Learner) -> None:
+    """Half of the rows beside the other half."""
+    learner.lanes = Lanes()
+
+
 def not_fused(learner: Learner) -> None:
     """AdamW as a loop over the parameters."""
     given = {key: learner.optimizer.defaults[key] for key in ("betas", "eps", "weight_decay")}
@@ -76,6 +88,7 @@ SIDES: dict[str, dict[str, tuple[dict[str, Any], Change | None]]] = {
         "pictures encoded in every step (--random-crop)": ({"random_crop": True}, None),
         "AdamW not fused": ({}, not_fused),
         "activations recomputed (--gradient-checkpointing)": ({"gradient_checkpointing": True}, None),
+        "the token alone (--token-steps)": ({"token_steps": 10**6}, None),
         "moments of one byte": ({"moments": "8bit"}, None),
         "bfloat16 autocast (--dtype bfloat16)": ({"bfloat16": True}, None),
     },
