@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Run all that docs/benchmark.md tells of, and put the tables and the picture there: docs/benchmark.sh [FOLDER]
+# In FOLDER, by default build/benchmark, every cell stays: stopped, the same command goes on. Two processes share the work.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+work="${1:-build/benchmark}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
+evaluate() { # NAME OF THE TABLE, FOLDER OF THE CELLS, FLAGS
+    local name="$1" folder="$work/$2"
+    shift 2
+    for shard in 0/2 1/2; do
+        photoswap evaluate --cache "$work/cache" --out "$folder" --split test --quiet "$@" --shard "$shard" &
+    done
+    wait -n && wait -n
+    cp "$folder/table.md" "docs/results/$name.md"
+}
+
+swaps="photoswap prompt-to-prompt swap-anything masactrl plain"
+evaluate published test --tasks 32
+python - "$work" <<'PYTHON'
+import sys
+from pathlib import Path
+from PIL import Image
+from weights.atomic import atomic
+with Image.open(Path(sys.argv[1]) / "test" / "grid.png") as picture, atomic(Path("docs/benchmark.png")) as place:
+    top = picture.convert("RGB").crop((0, 0, picture.width, picture.height // 2))
+    top.thumbnail((1400, 1400), Image.Resampling.LANCZOS)
+    top.quantize(192, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=0).save(place, format="PNG", optimize=True)
+PYTHON
+
+python -m photoswap.benchmark.tune --tasks 6 --out "$work/tune" --cache "$work/cache"
+evaluate tuned test --tasks 32 --settings published tuned
+evaluate auto test --tasks 32 --methods photoswap --settings published tuned auto
+evaluate inversions inversions --tasks 16 --methods plain --inversions all --guidance 7.5
+# shellcheck disable=SC2086
+evaluate pair pair --tasks 12 --kind pair --methods $swaps
+# shellcheck disable=SC2086
+evaluate hidden hidden --tasks 12 --kind hidden --methods $swaps
+evaluate concepts concepts --tasks 16 --methods photoswap --concepts dreambooth lora textual-inversion custom-diffusion
