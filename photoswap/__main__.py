@@ -17,7 +17,7 @@ from photoswap.commands.outputs import say
 
 DESCRIPTION = "Swap the subject of a photo for one learnt from a few pictures, keeping pose and background."
 EPILOG = """start here:
-  photoswap demo                       learn a subject and swap it in, on the built-in miniature; about two minutes
+  photoswap demo                       learn a subject and swap it in, on the built-in miniature; under a minute
 with your own pictures:
   photoswap learn cat-photos/ --class cat --out my-cat
   photoswap swap dog.jpg --prompt "a photo of a dog on grass" --subject dog --concept my-cat/concept.safetensors
