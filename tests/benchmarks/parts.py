@@ -17,12 +17,13 @@ from pathlib import Path
 import torch
 from oracle import Controller, Pairing, released_swap
 
-from benchmarks.measure import Clock, Figure, peak_bytes, shares
+from benchmarks.measure import Clock, Figure, peak_bytes, shares, threads
 from benchmarks.scene import Scene, without_savings
 from models import attention
 from models.attention import WIDE_HEAD, attend
 from models.fast import make_fast
 from models.stable_diffusion import StableDiffusion
+from models.threads import usual_numbers
 from photoswap.demo import run_demo
 from photoswap.inversions.null_text import fit_null_contexts
 from photoswap.methods import Photoswap
@@ -266,7 +267,8 @@ def _python(*arguments: str) -> str:
 def demo(bench: Bench) -> Figures:
     """`photoswap demo`, and where its time goes."""
     told = io.StringIO()
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(told):
+    as_started = threads(max(usual_numbers()))  # whatever the other parts are given
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(told), as_started:
         if not bench.short:
             run_demo(bench.model, Path(folder) / "demo.png", progress=False)
     for stage, spent in re.findall(r"^(draw|learn|invert and swap|all) +([\d.]+) s$", told.getvalue(), re.MULTILINE):
