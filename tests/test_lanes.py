@@ -9,7 +9,7 @@ from test_learn_lora import WHOLE
 
 import train.lanes
 from train.config import TextualInversionConfig
-from train.lanes import Lanes, halves, lanes_worth
+from train.lanes import Lanes, cut_in_two, lanes_pay
 from train.learn import learn
 
 FIRST = replace(QUICK, steps=4, token_steps=2)
@@ -81,23 +81,23 @@ def test_what_the_other_lane_finds_amiss_is_told(idle, monkeypatch):
 def test_one_lane_where_two_would_not_do(monkeypatch):
     model = build()
     monkeypatch.setattr(train.lanes, "spare_cores", lambda model: 1)
-    assert lanes_worth(model, QUICK, 1) == 2
+    assert lanes_pay(model, QUICK, 1)
     for config in (
         replace(QUICK, accumulate=2),
         replace(QUICK, mask_loss=True, attention_loss=0.1),
         replace(QUICK, gradient_checkpointing=True),
     ):
-        assert lanes_worth(model, config, 1) == 1
-    assert lanes_worth(model, QUICK, processes=2) == 1
+        assert not lanes_pay(model, config, 1)
+    assert not lanes_pay(model, QUICK, processes=2)
     monkeypatch.setattr(train.lanes, "spare_cores", lambda model: 0)
-    assert lanes_worth(model, QUICK, 1) == 1
+    assert not lanes_pay(model, QUICK, 1)
 
 
 def test_halves_are_the_whole():
     rows = rows_of(build()).next_rows(5)
     for instances in (5, 3):
-        pieces = halves(rows, instances, 0.5)
+        pieces = cut_in_two(rows, instances, 0.5)
         for name in rows._fields:
             assert torch.equal(torch.cat([getattr(piece, name) for piece, _ in pieces]), getattr(rows, name))
-    assert [weight for _, weight in halves(rows, 5, 0.5)] == [0.4, 0.6]
-    assert [weight for _, weight in halves(rows, 3, 0.5)] == [1.0, 0.5]
+    assert [weight for _, weight in cut_in_two(rows, 5, 0.5)] == [0.4, 0.6]
+    assert [weight for _, weight in cut_in_two(rows, 3, 0.5)] == [1.0, 0.5]

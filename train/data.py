@@ -258,6 +258,10 @@ class Rows(NamedTuple):
         """These rows, then the other ones."""
         return Rows(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
 
+    def part(self, start: int, stop: int | None = None) -> "Rows":
+        """The rows from start up to stop, or to the last."""
+        return Rows(*(column[start:stop] for column in self))
+
 
 class Stream:
     """Endless rows of some pictures: every picture once in random order, then again in another.

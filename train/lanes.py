@@ -18,27 +18,29 @@ from train.config import LearnConfig
 from train.data import Rows
 
 
-def lanes_worth(model: StableDiffusion, config: LearnConfig, processes: int) -> int:
-    """One or two: two where a core would be idle otherwise.
+def lanes_pay(model: StableDiffusion, config: LearnConfig, processes: int) -> bool:
+    """Whether a batch is worth two lanes: where a core would be idle otherwise.
 
-    One where more than two gradients are added up (several batches a step, whose sum would go by who comes first),
+    Not where more than two gradients are added up (several batches a step, whose sum would go by who comes first),
     where several processes learn, for a loss of rows together, and where activations are computed twice.
     """
-    alone = processes == 1 and config.accumulate == 1
-    return 2 if alone and not (config.attention_loss or config.gradient_checkpointing) and spare_cores(model) else 1
+    apart = processes == config.accumulate == 1 and not (config.attention_loss or config.gradient_checkpointing)
+    return apart and spare_cores(model) > 0
 
 
-def halves(rows: Rows, instances: int, prior_weight: float) -> list[tuple[Rows, float]]:
+def cut_in_two(rows: Rows, instances: int, prior_weight: float) -> list[tuple[Rows, float]]:
     """Rows in two pieces, each with the weight that the mean of its errors has in the loss (`dreambooth_loss`).
 
     The subject's rows come first, `instances` of them, and the class' are the other half; without any the subject's
     are cut in two. One row is one piece.
     """
     count = len(rows.t)
-    cut, weights = (instances, (1.0, prior_weight)) if count > instances else (count // 2, ())
-    weights = weights or (cut / count, 1 - cut / count)
-    pieces = [Rows(*(column[:cut] for column in rows)), Rows(*(column[cut:] for column in rows))]
-    return [(piece, weight) for piece, weight in zip(pieces, weights, strict=True) if len(piece.t)]
+    if count > instances:
+        return [(rows.part(0, instances), 1.0), (rows.part(instances), prior_weight)]
+    if count == 1:
+        return [(rows, 1.0)]
+    cut = count // 2
+    return [(rows.part(0, cut), cut / count), (rows.part(cut), 1 - cut / count)]
 
 
 class Lanes:

@@ -22,7 +22,7 @@ from train.break_a_scene import attention_error, map_readers, outline_sites
 from train.config import LearnConfig
 from train.data import Rows, Stream, check_stream
 from train.encoded import Encoded
-from train.lanes import Lanes, halves, lanes_worth
+from train.lanes import Lanes, cut_in_two, lanes_pay
 from train.loss import dreambooth_loss, min_snr_weights, squared_error
 from train.methods import Placed
 from train.parallel import ALONE, Team
@@ -64,7 +64,7 @@ class Learner:
         self.optimizer = _optimizer(placed, config, fused=model.device.type in ("cpu", "cuda"))
         self.token_first = TokenFirst(model, config, self.parameters, self.optimizer, self.batch)
         self.rates = Rates(self.optimizer, config, self.token_first.steps)
-        self.lanes = Lanes() if lanes_worth(model, config, team.count) == 2 else None
+        self.lanes = Lanes() if lanes_pay(model, config, team.count) else None
         self.averaged_loss = team.averaging(self.parameters.values(), self.loss)
         prompts = [*config.instance_texts, *(config.class_texts if classes is not None else ())]
         self.tokens = model.tokenizer(prompts).to(model.device)
@@ -116,7 +116,7 @@ class Learner:
         """Add the gradients of some rows to those there are; their share of the step's loss."""
         inputs = self.token_first.alone(self.done) if self.team.count == 1 else None
         if self.lanes is not None:
-            pieces = halves(rows, self.batch, self.config.prior_weight)
+            pieces = cut_in_two(rows, self.batch, self.config.prior_weight)
             return self.lanes.backward([partial(self._piece, *piece) for piece in pieces], inputs)
         loss = self.averaged_loss(rows) / self.config.accumulate
         loss.backward(inputs=inputs)
@@ -155,9 +155,9 @@ class Learner:
         if config.mask_loss:
             output, target = (tensor * rows.subject.to(tensor) for tensor in (output, target))
         errors = squared_error(output, target, None if rows.mask.all() else rows.mask)
-        return (
-            errors if config.min_snr is None else errors * min_snr_weights(schedule, rows.t, config.min_snr).to(errors)
-        )
+        if config.min_snr is not None:
+            errors = errors * min_snr_weights(schedule, rows.t, config.min_snr).to(errors)
+        return errors
 
     def output(self, rows: Rows, maps: list[Tensor] | None = None) -> Tensor:
         """What the U-Net makes of the noised rows, (b c h w). maps: receives the subject rows' A where it outlines."""

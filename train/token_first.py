@@ -42,7 +42,7 @@ class TokenFirst:
 
     def rows_for(self, rows: Rows, done: int) -> Rows:
         """Of the rows of the step after `done` ones those that teach: in the first phase the subject's alone."""
-        return Rows(*(column[: self.batch] for column in rows)) if done < self.steps else rows
+        return rows.part(0, self.batch) if done < self.steps else rows
 
     def alone(self, done: int) -> list[nn.Parameter] | None:
         """What a gradient is wanted of in the step after `done` ones, where it is not everything."""
