@@ -100,7 +100,7 @@ def test_every_word_shows_where_it_looks(swapped):
     swapped.click("#start-heat")
     says(swapped, "heat", "brighter")
     picture_shown(swapped, "heat")
-    assert swapped.locator("#heat img").count() == 6  # a photo of a cat on a beach: one of them thrice
+    assert swapped.locator("#heat img").count() == 7  # a photo of a cat in the snow: one of them twice
 
 
 def test_a_second_visitor_waits_and_is_told_so(swapped, page):

@@ -23,9 +23,9 @@ TASK_STREAM = 7  # apart from the streams' other uses
 REFERENCES = 4
 TOKEN = "sks"
 
-DEMO_SUBJECT = Look("cat", "purple", "spotted", "yellow", "scarf", "green")
+DEMO_SUBJECT = Look("cat", "purple", "spotted", "yellow", "scarf", "red")
 DEMO_SOURCE = Look("cat", "orange")
-FIRST = 112  # stream of the demo's first scene: a beach, with the sea behind the subject to keep
+FIRST = 120  # stream of the demo's first scene: a cat in the snow, before two fir trees to keep
 
 
 @dataclass(frozen=True, eq=False)

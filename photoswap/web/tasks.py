@@ -27,14 +27,14 @@ class Invertible(NamedTuple):
 
 SUBJECTS: Mapping[str, Look] = MappingProxyType(
     {
-        "a purple cat with yellow spots and a green scarf": DEMO_SUBJECT,
+        "a purple cat with yellow spots and a red scarf": DEMO_SUBJECT,
         "a blue rabbit with white stripes": Look("rabbit", "blue", "striped", "white"),
         "a pink elephant with a yellow hat": Look("elephant", "pink", "plain", "pink", "hat", "yellow"),
     }
 )
 SCENES: Mapping[str, tuple[int, Look]] = MappingProxyType(
     {
-        "an orange cat on a beach": (0, Look("cat", "orange")),
+        "an orange cat in the snow": (0, Look("cat", "orange")),
         "a white rabbit": (3, Look("rabbit", "white")),
         "a red horse": (1, Look("horse", "red")),
         "a green elephant": (2, Look("elephant", "green")),
