@@ -31,8 +31,7 @@ PYTHON
 
 python -m photoswap.benchmark.tune --tasks 6 --out "$work/tune" --cache "$work/cache"
 evaluate tuned test --tasks 32 --settings published tuned
-evaluate auto test --tasks 32 --methods photoswap --settings published tuned auto
-evaluate inversions inversions --tasks 16 --methods plain --inversions all --guidance 7.5
+evaluate inversions inversions --tasks 16 --methods plain photoswap --inversions all --guidance 7.5
 # shellcheck disable=SC2086
 evaluate pair pair --tasks 12 --kind pair --methods $swaps
 # shellcheck disable=SC2086

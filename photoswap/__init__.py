@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from photoswap.methods import METHODS, Photoswap, official
     from photoswap.painters import PaintSettings, paint
     from photoswap.pipeline import SwapRequest, SwapResult, swap, swap_all
-    from photoswap.plan_search import plan_swap
     from train.concepts import apply_concept as apply
     from train.config import dreambooth_config
     from train.learn import learn
@@ -35,7 +34,6 @@ __all__ = [
     "load",
     "official",
     "paint",
-    "plan_swap",
     "swap",
     "swap_all",
 ]
@@ -55,7 +53,6 @@ _PLACES = {
     "load": "weights.load",
     "official": "photoswap.methods",
     "paint": "photoswap.painters",
-    "plan_swap": "photoswap.plan_search",
     "swap": "photoswap.pipeline",
     "swap_all": "photoswap.pipeline",
 }

@@ -215,29 +215,6 @@ def test_a_reference_is_inverted_once(base, shelf, monkeypatch):
     assert first.picture.tobytes() != second.picture.tobytes()
 
 
-@pytest.mark.parametrize("kind", ["single", "pair"])
-def test_planned_settings_are_chosen_for_every_subject_of_every_task(base, shelf, judge, kind, tmp_path, monkeypatch):
-    few = {"phi": (0,), "M": (25, 50), "A": (20,)}
-    monkeypatch.setattr("photoswap.plan_search.TRIED_VALUES", {"photoswap": few})
-    (entry,) = make_entries(["photoswap"], ["direct"], ["dreambooth"], ["auto"])
-    plan = RunPlan((entry,), 1, kind=kind, steps=2, guidance_scale=2.0, masks="true")
-    one = benchmark(base, shelf, judge, tmp_path, plan)
-    bench, asked, planned = Workbench(base, shelf, plan, one.task(0)), [], workbench.plan_swap
-    monkeypatch.setattr(workbench, "plan_swap", lambda *a, **k: asked.append(k) or planned(*a, **k))
-    one.fill(bench, entry)
-    record = one.cell(bench.task, entry).read()
-    assert [each["class_word"] for each in asked] == bench.task.species
-    rows = 0
-    for settings in record["settings"]:
-        chosen = settings["plan"]["tried"][settings["plan"]["chosen"]]
-        assert {name: settings["method"][name] for name in ("phi", "M", "A")} == chosen["settings"]
-        assert kind == "single" or chosen["scores"].keys() == {"identity"}  # masks keep the background
-        rows += settings["row_calls"] + settings["plan"]["row_calls"]
-    assert record["row_calls"] == rows and record["made_by"]["plan"]["values"]["M"] == [25, 50]
-    published = replace(entry, settings="published")
-    assert "plan" not in plan.made_by(published, "model", []) and published.key != entry.key
-
-
 def test_masks_are_found_by_words_unless_the_true_ones_are_asked_for(base, shelf):
     task = draw_task("dev", "pair", 0)
     true, found = (Workbench(base, shelf, replace(PLAN, masks=masks), task).masks for masks in ("true", "words"))

@@ -7,7 +7,6 @@ import pytest
 from photoswap.benchmark.entries import BASELINES, Entry, label_of, make_entries, tuned_settings
 from photoswap.inversions import INVERSIONS
 from photoswap.methods import METHODS, InversionFree, Photoswap, official
-from photoswap.plan_search import TRIED_VALUES
 
 
 def test_all_of_everything_is_there_once():
@@ -44,14 +43,6 @@ def test_tuned_settings_come_from_the_file(tmp_path):
     assert tuned_settings("photoswap", file) == (("phi", 5),)
     with pytest.raises(ValueError, match=r"plain has not been tuned; python -m photoswap\.benchmark\.tune"):
         tuned_settings("plain", file)
-
-
-def test_settings_are_planned_where_there_is_something_to_plan():
-    found = make_entries(["all"], ["direct"], ["dreambooth"], ["published", "auto"])
-    assert {entry.method for entry in found if entry.settings == "auto"} == {*TRIED_VALUES, "official"}
-    assert len(make_entries(["photoswap", "official"], ["direct"], ["lora"], ["auto"])) == 2
-    with pytest.raises(ValueError, match="sdedit injects nothing for so many steps"):
-        make_entries(["sdedit"], ["direct"], ["dreambooth"], ["auto"])
 
 
 def test_labels_say_what_differs():

@@ -34,7 +34,6 @@ def test_a_shard_leaves_the_tables_to_the_others(tiny, tmp_path, capsys):
     ("words", "sentence"),
     [
         (["--methods", "cake"], "no method 'cake'"),
-        (["--methods", "sdedit", "--settings", "auto"], "sdedit injects nothing for so many steps"),
         (["--inversions", "cake"], "no inversion 'cake'"),
         (["--concepts", "cake"], "no way of learning 'cake'"),
         (["--concepts", "dreambooth:cake"], "no preset 'cake' of dreambooth"),

@@ -23,11 +23,9 @@ from photoswap.figures.attention import SeenMaps
 from photoswap.figures.sweep import Cell, Sweep
 from photoswap.inversion import Inversion, synthesize
 from photoswap.masks import Found
-from photoswap.methods import Photoswap
 from photoswap.paint_method import Told
 from photoswap.painters import PaintResult
 from photoswap.pipeline import SwapRequest, SwapResult
-from photoswap.plan_search import SwapPlan, Tried
 from train.memory import Memory, StepMemory
 
 NOTHING = "changes nothing"
@@ -69,8 +67,6 @@ SWAP = {
         "--set": ["phi=4"],
         "--preset": ["official"],
         "--align": ["index"],
-        "--plan": ["auto"],
-        "--at-once": ["1"],
     },
     **{"--phi": ["3"], "--M": ["30"], "--A": ["3"], "--blend": ["0.5"], "--fractions": ["0.4", "0.2", "0.3"]},
 }
@@ -101,7 +97,6 @@ SWEEP = {
 AS_MANY = "want as many"  # targets, concepts and masks as subjects, where there are several
 SWAP_REFUSED = {"--subject": AS_MANY, "--adain": "goes by a mask"}
 SWAP_REFUSED |= dict.fromkeys(("--reference", "--reference-mask", "--reference-prompt"), NOTHING)  # with photoswap
-WITH_A_PLAN, SWAP_REFUSED = SWAP_REFUSED, {**SWAP_REFUSED, "--at-once": NOTHING}
 LEARN = {
     **{**COMMON, **DTYPE},
     **{"--class": ["dog"], "--token": ["xyz"], "--steps": ["3"], "--batch": ["2"], "--accumulate": ["2"]},
@@ -317,13 +312,7 @@ CASES: dict[str, tuple[list[str], dict[str, list[str]], dict[str, str]]] = {
             "--M": NOTHING,
             "--A": NOTHING,
             "--preset": "fractions belong",
-            "--plan": NOTHING,
         },
-    ),
-    "swap by a plan": (
-        [*OF_PICTURE, "--plan", "auto"],
-        {**SWAP, "--plan": ["cake"]},
-        {**WITH_A_PLAN, "--seed": NOTHING, "--fractions": NOTHING, "--plan": "invalid choice"},
     ),
     "swap without A": (
         [*OF_PICTURE, "--A", "0"],
@@ -432,7 +421,6 @@ def noted(model, inversion, monkeypatch):
     monkeypatch.setattr("photoswap.painters.check_told", lambda *_: None)
     painted = PaintResult(picture, picture, picture, (0, 0, 64, 64), torch.zeros(1), 0)
     swapped = SwapResult(picture, picture, picture, torch.zeros(1), torch.zeros(1), {}, {})
-    planned = SwapPlan(Photoswap(phi=1), (Tried({"phi": 1}, {"identity": 1.0}, 1.0),), 0, 1, 2)
     answers = {
         "weights.load.load_as": lambda kind, *more: model if kind is StableDiffusion else painter,
         "photoswap.drawing.generate": picture,
@@ -445,7 +433,6 @@ def noted(model, inversion, monkeypatch):
         "photoswap.masks.find_subjects": [Found(mask, (20, 20, 40, 40), torch.zeros(64, 64))],
         "photoswap.painters.paint": painted,
         "photoswap.benchmark.features.find_features": SimpleNamespace(embed=len),
-        "photoswap.plan_search.plan_swap": planned,
         "photoswap.demo.run_demo": None,
         "photoswap.demo_paint.run_paint_demo": None,
         "photoswap.figures.sweep.sweep": Sweep({"phi": (1,)}, (Cell({"phi": 1}, swapped),), 1, 2),

@@ -35,9 +35,11 @@ def test_every_method_is_tuned_over_values_that_it_may_have():
 def test_a_setting_is_kept_where_it_is_better(tmp_path, monkeypatch, capsys):
     def judged(self, entry):
         given = dict(entry.changes)
-        return -abs(given.get("phi", 10) - 5) - abs(given.get("A", 20) - 40) + (given.get("M", 25) == 15)
+        mean = -abs(given.get("phi", 10) - 5) - abs(given.get("A", 20) - 40) + (given.get("M", 25) == 15)
+        apart = 30 * (given.get("M") == 40)  # best of all for one task, worst for the other
+        return [mean + apart, mean - apart]
 
-    monkeypatch.setattr(Tuning, "score", judged)
+    monkeypatch.setattr(Tuning, "scores", judged)
     file = tmp_path / "tuned.json"
     file.write_text(json.dumps({"methods": {"plain": {"settings": {"guidance_scale": 1.0}}}}))
     tune_all(tuning(tmp_path), ["photoswap"], file)
@@ -45,6 +47,7 @@ def test_a_setting_is_kept_where_it_is_better(tmp_path, monkeypatch, capsys):
     assert tuned_settings("plain", file) == (("guidance_scale", 1.0),)
     told = json.loads(file.read_text())["methods"]["photoswap"]
     assert told["overall_psnr published"] == -25 and told["overall_psnr tuned"] == 1
+    assert told["overall_psnr best of each task"] == (10 + 1) / 2
     assert told["tasks"] == ["dev-single-0"] and told["trials"] == 1 + 3 + 3 + 3 + 3
     assert "photoswap {'phi': 0}: -25.000 dB" in capsys.readouterr().out
 
@@ -60,10 +63,10 @@ def test_trials_are_done_once(tmp_path, monkeypatch):
 
 def test_settings_that_cannot_be_lose(tmp_path, monkeypatch):
     one = tuning(tmp_path)
-    assert one.score(Entry("photoswap", changes=(("psi", 1),))) == float("-inf")
+    assert one.scores(Entry("photoswap", changes=(("psi", 1),))) == [float("-inf")]
     monkeypatch.setattr(Workbench, "models", lambda self, concept: [self.base])
     asked = Entry("plug-and-play", "null-text", changes=(("steps", 1), ("guidance_scale", 1.0)))
-    assert one.score(asked) == float("-inf")  # null contexts leave no room for its negative prompt
+    assert one.scores(asked) == [float("-inf")]  # null contexts leave no room for its negative prompt
 
 
 def test_mistakes_and_stops_are_said_in_a_sentence(tmp_path, monkeypatch, capsys):

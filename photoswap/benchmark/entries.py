@@ -1,4 +1,4 @@
-"""Who takes part: a method at published, tuned or planned settings, an inversion, and a way of learning the subject."""
+"""Who takes part: a method at published or tuned settings, an inversion, and a way of learning the subject."""
 
 import hashlib
 import json
@@ -12,14 +12,12 @@ from photoswap.inversions.file import InversionName
 from photoswap.method import Method
 from photoswap.methods import METHODS, Photoswap, official
 from photoswap.paint_methods import PAINT_METHODS
-from photoswap.plan_search import TRIED_VALUES, alternatives
 
 OFFICIAL = "official"  # Photoswap as its authors released it
 PAINTER = "painter"  # a network trained to paint
 PAINTERS = (PAINTER, *(name for name in PAINT_METHODS if name != "network"))
 NOT_INVERTED, NOTHING_LEARNT = "none", "none"
-PLANNED = "auto"  # settings that are chosen for each task, as `photoswap swap --plan auto` does
-SETTINGS = ("published", "tuned", PLANNED)
+SETTINGS = ("published", "tuned")
 TUNED_FILE = Path(__file__).parent / "tuned.json"
 BASELINES = ("ceiling", "source", "pasted")  # the truth through the autoencoder, and two that swap nothing
 
@@ -91,8 +89,7 @@ def make_entries(
     """Every combination that means something, each once, in the order asked for.
 
     "all" is all that swap, "painters" all that paint, which learn and invert nothing and have published settings alone.
-    Those of "all" that leave nothing to plan are left out where settings are planned. Raises ValueError for unknown
-    names, where tuned settings are asked for and none are there, and where a method is named that cannot be planned.
+    Raises ValueError for unknown names, and where tuned settings are asked for and none are there.
     """
     several = {"all": (*METHODS, OFFICIAL), "painters": PAINTERS}
     names = [name for one in methods for name in several.get(one, (one,))]
@@ -107,10 +104,6 @@ def make_entries(
                 found.append(Entry(name, NOT_INVERTED, NOTHING_LEARNT))
                 continue
             kind = method_kind(name)
-            if how == PLANNED and name not in (*TRIED_VALUES, OFFICIAL):
-                if name in methods:
-                    alternatives(kind())  # says why not
-                continue
             changes = tuned_settings(name) if how == "tuned" else ()
             for concept in [NOTHING_LEARNT] if "reference" in kind.wants else concepts:
                 for way in ways if kind.inverts else [NOT_INVERTED]:

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from photoswap.benchmark.entries import BASELINES, NOTHING_LEARNT, PLANNED, Entry, as_record
+from photoswap.benchmark.entries import BASELINES, NOTHING_LEARNT, Entry, as_record
 from photoswap.benchmark.shelf import check_concept
 from photoswap.benchmark.tasks import check_task
-from photoswap.plan_search import rules_of_plans
 
 CELL_VERSION = 1  # of what cells hold; another makes none of theirs true
 Masks = Literal["words", "true"]
@@ -60,10 +59,8 @@ class RunPlan:
         if entry.paints:
             return common | {"masks": self.masks, "seed": self.seed}
         method = entry.make(self.guidance_scale, self.steps)
-        planned = {"plan": rules_of_plans(method)} if entry.settings == PLANNED else {}
         return {
             **common,
-            **planned,
             "method": {"name": entry.method, **as_record(method)},
             "inversion": entry.inversion,
             "concepts": concepts,

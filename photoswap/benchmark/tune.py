@@ -87,22 +87,23 @@ class Tuning:
             self.benches[index] = Workbench(one.base, one.shelf, one.plan, one.task(index))
         return self.benches[index]
 
-    def score(self, entry: Entry) -> float:
-        """The aim's mean over the tasks; minus infinity for settings that contradict each other."""
+    def scores(self, entry: Entry) -> list[float]:
+        """The aim of each task; minus infinity for settings that contradict each other."""
+        refused = [float("-inf")] * self.benchmark.plan.tasks
         try:
             plan = replace(self.benchmark.plan, entries=(entry,))
         except ValueError:
-            return float("-inf")
+            return refused
         run = replace(self.benchmark, plan=plan)
         for index in tqdm(range(plan.tasks), entry.key, leave=False, disable=not self.progress):
             run.fill(self.bench(index), entry)
         found = run.records().get(entry.key, {})
         if any("refused" in record for record in found.values()):
-            return float("-inf")
-        return float(np.mean([record["scores"][AIM] for record in found.values()]))
+            return refused
+        return [found[index]["scores"][AIM] for index in range(plan.tasks)]
 
-    def tune(self, method: str) -> Iterator[tuple[Entry, float]]:
-        """What is tried, the published settings first, and its score; the best of them is the answer."""
+    def tune(self, method: str) -> Iterator[tuple[Entry, list[float]]]:
+        """What is tried, the published settings first, and its scores; the best mean of them is the answer."""
         kind = method_kind(method)
         entry = Entry(
             method,
@@ -110,25 +111,29 @@ class Tuning:
             NOTHING_LEARNT if "reference" in kind.wants else "dreambooth",
             "tuned",
         )
-        best = self.score(entry)
+        best = self.scores(entry)
         yield entry, best
         for name, values in GRIDS[method].items():
             for value in values:
                 tried = replace(entry, changes=tuple({**dict(entry.changes), name: value}.items()))
-                score = self.score(tried)
-                yield tried, score
-                if score > best + 1e-9:
-                    entry, best = tried, score
+                found = self.scores(tried)
+                yield tried, found
+                if np.mean(found) > np.mean(best) + 1e-9:
+                    entry, best = tried, found
 
 
 def tune_all(tuning: Tuning, methods: Sequence[str], file: Path) -> None:
-    """Tune the methods one by one; the file is written after each."""
+    """Tune the methods one by one; the file is written after each.
+
+    Beside the best settings' mean it says what the best trial of each task by itself comes to: nobody who chooses among
+    these settings picture by picture, without knowing the truth, can reach more.
+    """
     for method in methods:
-        trials: list[tuple[Entry, float]] = []
-        for entry, score in tuning.tune(method):
-            trials.append((entry, score))
-            print(f"{method} {dict(entry.changes)}: {score:.3f} dB")
-        best, reached = max(trials, key=lambda trial: trial[1])
+        trials: list[tuple[Entry, list[float]]] = []
+        for entry, scores in tuning.tune(method):
+            trials.append((entry, scores))
+            print(f"{method} {dict(entry.changes)}: {np.mean(scores):.3f} dB")
+        best, reached = max(trials, key=lambda trial: float(np.mean(trial[1])))
         plan = tuning.benchmark.plan
         told = {
             "settings": dict(best.changes),
@@ -136,8 +141,9 @@ def tune_all(tuning: Tuning, methods: Sequence[str], file: Path) -> None:
             "model": tuning.benchmark.shelf.base_mark,
             "guidance_scale": plan.guidance_scale,
             "seed": plan.seed,
-            f"{AIM} published": round(trials[0][1], 4),
-            f"{AIM} tuned": round(reached, 4),
+            f"{AIM} published": round(float(np.mean(trials[0][1])), 4),
+            f"{AIM} tuned": round(float(np.mean(reached)), 4),
+            f"{AIM} best of each task": round(float(np.mean(np.max([scores for _, scores in trials], axis=0))), 4),
             "trials": len(trials),
         }
         known = (read_record(file) or {"methods": {}})["methods"]

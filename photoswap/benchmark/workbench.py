@@ -1,14 +1,14 @@
 """One task being done: its subjects learnt, its source inverted, its swaps made, each part once."""
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from PIL import Image
 
 from models.stable_diffusion import StableDiffusion
-from photoswap.benchmark.entries import BASELINES, NOT_INVERTED, NOTHING_LEARNT, PLANNED, Entry, inversion_name
+from photoswap.benchmark.entries import BASELINES, NOT_INVERTED, NOTHING_LEARNT, Entry, inversion_name
 from photoswap.benchmark.judge import Carried
 from photoswap.benchmark.painted import Easel, paint_task, pasted_over
 from photoswap.benchmark.plan import RunPlan
@@ -20,7 +20,6 @@ from photoswap.inversions.file import GUIDED
 from photoswap.masks import find_subjects
 from photoswap.method import Method
 from photoswap.pipeline import SwapRequest, swap_all
-from photoswap.plan_search import plan_swap
 from photoswap.staging import Reference
 from photoswap.turns import Turn
 from train.concepts import apply_concept
@@ -87,16 +86,12 @@ class Workbench:
         picture, done, rows, seconds = self.task.source.image, [], 0, 0.0
         for i, turn in enumerate(self.task.turns(self.called(entry.concept))):
             inversion, spent = self.inverted(models[i], entry, method, turn, picture if i else None)
-            (request, shown), told = self._request(models[i], inversion, method, turn, i), {}
+            request, shown = self._request(models[i], inversion, method, turn, i)
             spent, start = spent + shown, time.perf_counter()
-            if entry.settings == PLANNED:
-                chosen = plan_swap(models[i], request, class_word=self.task.species[i])
-                request, told = replace(request, method=chosen.method), {"plan": chosen.record()}
-                rows += chosen.row_calls
             (result,) = swap_all(models[i], [request])
             picture, rows = result.result, rows + int(result.settings["row_calls"])
             seconds += spent + time.perf_counter() - start
-            done.append({**result.settings, **told})
+            done.append(result.settings)
         return EntryResult(picture, round(seconds, 3), rows, done)
 
     def inverted(

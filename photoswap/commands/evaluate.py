@@ -12,7 +12,7 @@ measured as there.
 
 examples:
   photoswap evaluate --tasks 8 --methods photoswap prompt-to-prompt plain
-  photoswap evaluate --tasks 32 --split test --settings published tuned auto
+  photoswap evaluate --tasks 32 --split test --settings published tuned
   photoswap evaluate --kind pair --tasks 4 --methods photoswap --masks true
   photoswap evaluate --methods photoswap --inversions all --guidance 7.5
   photoswap evaluate --tasks 8 --methods photoswap painters --painter runs/paint/painter.safetensors
@@ -71,9 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--settings",
         nargs="+",
-        choices=("published", "tuned", "auto"),
-        help="the methods' own; those found on dev by python -m photoswap.benchmark.tune; those chosen for each task, "
-        "as `photoswap swap --plan auto` does (default: published)",
+        choices=("published", "tuned"),
+        help="the methods' own, or those found on dev by python -m photoswap.benchmark.tune (default: published)",
     )
     group.add_argument(
         "--painter", metavar="MODEL", help="the network trained to paint, for painter: a checkpoint, or a name"

@@ -15,8 +15,7 @@ proportion where there are more or fewer. --preset official does as the code
 does that the paper's authors released: other counts, M at fewer layers, and a
 blend (README.md; its inversion is --inversion null-text). --method names
 another method; `photoswap methods` lists them with their settings, which --set
-changes. --plan auto tries a few values of each and takes those that suit this
-picture and this subject best; swap.json says which, and why (docs/plan.md).
+changes.
 
 With --mask, or --mask-word, which finds the mask, nothing changes outside it;
 --crop works on an enlarged crop around the subject and puts it back; --adain
@@ -31,7 +30,6 @@ examples:
   photoswap swap inversion.safetensors --subject dog --concept my-cat/concept.safetensors --blend
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --target "red fox" --mask-word dog --crop
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --target "red fox" --target cat
-  photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --concept my-cat/concept.safetensors --plan auto
   photoswap swap two.jpg --prompt "a photo of a dog and a cat" --subject dog --concept my-dog/concept.safetensors \\
     --subject cat --concept my-cat/concept.safetensors
   photoswap swap dog.jpg --prompt "a photo of a dog" --subject dog --concept my-dog/concept.safetensors \\
@@ -43,7 +41,6 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from photoswap.commands.common import (
@@ -54,7 +51,6 @@ from photoswap.commands.common import (
     seed_for,
 )
 from photoswap.commands.invert import inversion_for
-from photoswap.commands.planning import check_planned, make_plans, tell_plans
 from photoswap.commands.subjects import check_masked, check_words, find_masks, make_rounds, seen
 from photoswap.commands.swap_files import Swapped, write_results
 from photoswap.commands.swap_flags import INVERSION_SUFFIX, add_arguments, check, check_wants, make_method
@@ -86,7 +82,6 @@ def run(arguments: argparse.Namespace) -> None:
     method = make_method(arguments, inversion, GUIDANCE)
     check_masked(arguments, method)
     check_wants(arguments, method)
-    check_planned(arguments, method)
     shown = load_image(arguments.reference) if arguments.reference else None
     shown_mask = load_mask(arguments.reference_mask) if arguments.reference_mask else None
     if arguments.M and isinstance(method, Photoswap) and method.phi >= method.M:
@@ -117,14 +112,12 @@ def run(arguments: argparse.Namespace) -> None:
             ready = ready or invert_source(model, before.crop(boxes[i]), turns[0].source, method, arguments)
         with timed(clock, "invert"):
             reference = invert_reference(arguments, model, ready, shown, shown_mask)
-        classes = [one.class_word for one, _ in taken[i]] if taken else []
-        found = swap_round(arguments, model, ready, turns, method, before, masks[i], boxes[i], reference, classes)
+        found = swap_round(arguments, model, ready, turns, method, before, masks[i], boxes[i], reference)
         for stage, spent in found[0].result.timings.items():
             clock[stage] = clock.get(stage, 0.0) + spent
         done += found
     seed = seed_for(arguments.seed) if method.draws else done[0].inversion.seed
     write_results(arguments, done, len(every[0]) > 1, clock, seed)
-    tell_plans(arguments, [(turn.target, one.plan) for turn, one in zip(chain(*every), done, strict=True)])
 
 
 def swap_round(
@@ -137,11 +130,10 @@ def swap_round(
     mask: "Image.Image | None",
     box: "Box",
     reference: "Reference | None",
-    classes: Sequence[str],
 ) -> list[Swapped]:
     """Swap one subject in a box of the picture, for each of its targets.
 
-    mask: of the picture's size. classes: what the concepts are in plain words, for a plan.
+    mask: of the picture's size.
     """
     from photoswap.crop import put_back
     from photoswap.pipeline import SwapRequest, swap_all
@@ -162,10 +154,9 @@ def swap_round(
         )
         for turn in turns
     ]
-    plans, requests = make_plans(arguments, model, requests, classes)
     results = swap_all(model, requests, size=arguments.size, progress=not arguments.quiet)
     complete = [put_back(one.result, picture, box) if arguments.crop else one.result for one in results]
-    return [Swapped(inversion, *four) for four in zip(results, [box] * len(results), complete, plans, strict=True)]
+    return [Swapped(inversion, *three) for three in zip(results, [box] * len(results), complete, strict=True)]
 
 
 def invert_reference(

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from photoswap.inversion import Inversion
     from photoswap.pipeline import SwapResult
-    from photoswap.plan_search import SwapPlan
     from photoswap.sizes import Box
 
 RESULT, GRID, RECORD = "result.png", "grid.png", "swap.json"
@@ -25,13 +24,12 @@ RESULT, GRID, RECORD = "result.png", "grid.png", "swap.json"
 
 @dataclass(frozen=True, eq=False)
 class Swapped:
-    """One swap: what it started from, what came out, where, the complete picture after it, and how it was chosen."""
+    """One swap: what it started from, what came out, where, and the complete picture after it."""
 
     inversion: "Inversion"
     result: "SwapResult"
     box: "Box"
     picture: "Image.Image"
-    plan: "SwapPlan | None" = None
 
 
 def result_names(count: int) -> list[str]:
@@ -82,14 +80,7 @@ def make_record(
     import torch
 
     flags = {name: plain(value) for name, value in vars(arguments).items() if name not in ("run", "command")}
-    settings = [
-        {
-            **one.result.settings,
-            "box": list(one.box) if arguments.crop else None,
-            **({"plan": one.plan.record()} if one.plan else {}),
-        }
-        for one in done
-    ]
+    settings = [{**one.result.settings, "box": list(one.box) if arguments.crop else None} for one in done]
     return {
         "command": arguments.command,
         "arguments": flags,

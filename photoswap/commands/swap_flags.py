@@ -11,7 +11,6 @@ from photoswap.commands.common import (
 )
 from photoswap.commands.invert import add_inversion
 from photoswap.commands.outputs import check_folder, check_free
-from photoswap.commands.planning import add_plan, check_plan
 from photoswap.commands.settings import settings_of
 from photoswap.commands.swap_files import GRID, RECORD, result_names
 
@@ -109,7 +108,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long to swap, as the released code says it: shares of the steps, M's after phi's (with --preset "
         "official; default: 0.4 0.2 0.3)",
     )
-    add_plan(group)
     for name, default in (("phi", 10), ("M", 25), ("A", 20)):
         group.add_argument(
             f"--{name}",
@@ -146,7 +144,6 @@ def check(arguments: argparse.Namespace) -> None:
         refuse(arguments, "with --A 0, which swaps no A", "align")
     if arguments.fractions is not None:
         refuse(arguments, "beside --fractions, which says the same", "phi", "M", "A")
-    check_plan(arguments)
     alone = len(arguments.subject) == 1
     for name in ("mask",) if alone else ("target", "concept", "mask"):  # one takes any number of targets and concepts
         given = len(getattr(arguments, name) or ())
