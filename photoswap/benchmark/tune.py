@@ -9,7 +9,7 @@ tuned`; methods that were tuned before and are not named now keep what was found
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from weights.load import load
 AIM = "overall_psnr"
 GUIDANCE_SCALES = (2.0, 3.0, 5.0)
 SettingsGrid = Mapping[str, tuple[Any, ...]]  # by setting, what is tried beside what it has
+Trial = tuple[dict[str, Any], list[float]]  # changes, and the aim of each task
 GRIDS: Mapping[str, SettingsGrid] = {
     "photoswap": {"phi": (0, 5, 20), "M": (0, 15, 40), "A": (0, 10, 40), "guidance_scale": GUIDANCE_SCALES},
     OFFICIAL: {"phi": (0, 5, 20), "M": (0, 15, 40), "A": (0, 10, 40), "guidance_scale": GUIDANCE_SCALES},
@@ -102,7 +103,7 @@ class Tuning:
             return refused
         return [found[index]["scores"][AIM] for index in range(plan.tasks)]
 
-    def tune(self, method: str) -> Iterator[tuple[Entry, list[float]]]:
+    def tune(self, method: str) -> Iterator[Trial]:
         """What is tried, the published settings first, and its scores; the best mean of them is the answer."""
         kind = method_kind(method)
         entry = Entry(
@@ -111,60 +112,92 @@ class Tuning:
             NOTHING_LEARNT if "reference" in kind.wants else "dreambooth",
             "tuned",
         )
-        best = self.scores(entry)
-        yield entry, best
-        for name, values in GRIDS[method].items():
-            for value in values:
-                tried = replace(entry, changes=tuple({**dict(entry.changes), name: value}.items()))
-                found = self.scores(tried)
-                yield tried, found
-                if np.mean(found) > np.mean(best) + 1e-9:
-                    entry, best = tried, found
+        return climb(GRIDS[method], lambda changes: self.scores(replace(entry, changes=tuple(changes.items()))))
 
 
-def tune_all(tuning: Tuning, methods: Sequence[str], file: Path) -> None:
-    """Tune the methods one by one; the file is written after each.
+def climb(grid: SettingsGrid, scores: Callable[[dict[str, Any]], list[float]]) -> Iterator[Trial]:
+    """Try one setting after another, the others as they are by then; the better mean stays. No change comes first."""
+    kept: dict[str, Any] = {}
+    best = scores(kept)
+    yield kept, best
+    for name, values in grid.items():
+        for value in values:
+            tried = {**kept, name: value}
+            found = scores(tried)
+            yield tried, found
+            if np.mean(found) > np.mean(best) + 1e-9:
+                kept, best = tried, found
+
+
+def keep_best(what: str, kind: str, trials: Iterable[Trial], benchmark: Benchmark, file: Path) -> None:
+    """Print the trials as they come, and put the best into the file, among others of its kind ("methods", "concepts").
 
     Beside the best settings' mean it says what the best trial of each task by itself comes to: nobody who chooses among
     these settings picture by picture, without knowing the truth, can reach more.
     """
+    done: list[Trial] = []
+    for changes, scores in trials:
+        done.append((changes, scores))
+        print(f"{what} {changes}: {np.mean(scores):.3f} dB")
+    best, reached = max(done, key=lambda trial: float(np.mean(trial[1])))
+    plan = benchmark.plan
+    told = {
+        "settings": best,
+        "tasks": [benchmark.task(i).name for i in range(plan.tasks)],
+        "model": benchmark.shelf.base_mark,
+        "guidance_scale": plan.guidance_scale,
+        "seed": plan.seed,
+        f"{AIM} published": round(float(np.mean(done[0][1])), 4),
+        f"{AIM} tuned": round(float(np.mean(reached)), 4),
+        f"{AIM} best of each task": round(float(np.mean(np.max([scores for _, scores in done], axis=0))), 4),
+        "trials": len(done),
+    }
+    known = read_record(file) or {}
+    write_json(file, {"aim": AIM, "methods": {}, **known, kind: {**known.get(kind, {}), what: told}})
+
+
+def tune_all(tuning: Tuning, methods: Sequence[str], file: Path) -> None:
+    """Tune the methods one by one; the file is written after each."""
     for method in methods:
-        trials: list[tuple[Entry, list[float]]] = []
-        for entry, scores in tuning.tune(method):
-            trials.append((entry, scores))
-            print(f"{method} {dict(entry.changes)}: {np.mean(scores):.3f} dB")
-        best, reached = max(trials, key=lambda trial: float(np.mean(trial[1])))
-        plan = tuning.benchmark.plan
-        told = {
-            "settings": dict(best.changes),
-            "tasks": [tuning.benchmark.task(i).name for i in range(plan.tasks)],
-            "model": tuning.benchmark.shelf.base_mark,
-            "guidance_scale": plan.guidance_scale,
-            "seed": plan.seed,
-            f"{AIM} published": round(float(np.mean(trials[0][1])), 4),
-            f"{AIM} tuned": round(float(np.mean(reached)), 4),
-            f"{AIM} best of each task": round(float(np.mean(np.max([scores for _, scores in trials], axis=0))), 4),
-            "trials": len(trials),
-        }
-        known = (read_record(file) or {"methods": {}})["methods"]
-        write_json(file, {"aim": AIM, "methods": {**known, method: told}})
+        keep_best(method, "methods", tuning.tune(method), tuning.benchmark, file)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Tune; 0, or after one sentence 2 for what cannot be done and 130 when interrupted."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tuning_parser(__doc__, tuple(GRIDS), "methods")
+    return run_tuning(parser, lambda args, one: tune_all(Tuning(one), args.methods, args.file), arguments)
+
+
+def tuning_parser(about: str | None, known: Sequence[str], what: str) -> argparse.ArgumentParser:
+    """The flags of a tuning; --what names which of those known, all by default."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="miniature")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tasks", type=int, default=4, help="of the development stream")
-    parser.add_argument("--methods", nargs="+", choices=tuple(GRIDS), default=list(GRIDS))
+    parser.add_argument(f"--{what}", nargs="+", choices=known, default=list(known))
     parser.add_argument("--guidance", type=float, default=3.0, help="of the published settings (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("tuning"), help="where trials are kept")
     parser.add_argument("--cache", type=Path, help="where learnt subjects are kept (default: concepts/ in --out)")
     parser.add_argument("--file", type=Path, default=TUNED_FILE, help="where the answer goes")
     parser.add_argument("--overwrite", action="store_true", help="do trials anew that were made otherwise or before")
+    return parser
+
+
+def run_tuning(
+    parser: argparse.ArgumentParser,
+    tune: Callable[[argparse.Namespace, Benchmark], None],
+    arguments: Sequence[str] | None,
+) -> int:
+    """Do what the flags say by `tune`, which is given them and a benchmark of the model; the exit status."""
     args = parser.parse_args(arguments)
     try:
-        _tune_as_told(args)
+        if args.overwrite:
+            clear_earlier(args.out)
+        model = load(args.model, args.device, torch.float32)
+        plan = RunPlan((Entry("plain"),), args.tasks, guidance_scale=args.guidance)
+        shelf = ConceptShelf(model, args.cache or args.out / "concepts")
+        with full_float32():
+            tune(args, Benchmark(model, plan, args.out, Judge(), shelf))
     except KeyboardInterrupt:
         print(f"interrupted; what is finished is in {args.out}: the same command goes on", file=sys.stderr)
         return 130
@@ -172,16 +205,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     return 0
-
-
-def _tune_as_told(args: argparse.Namespace) -> None:
-    if args.overwrite:
-        clear_earlier(args.out)
-    model = load(args.model, args.device, torch.float32)
-    plan = RunPlan((Entry("plain"),), args.tasks, guidance_scale=args.guidance)
-    shelf = ConceptShelf(model, args.cache or args.out / "concepts")
-    with full_float32():
-        tune_all(Tuning(Benchmark(model, plan, args.out, Judge(), shelf)), args.methods, args.file)
 
 
 if __name__ == "__main__":
