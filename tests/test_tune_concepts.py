@@ -10,7 +10,7 @@ from photoswap.benchmark.entries import Entry
 from photoswap.benchmark.judge import Judge
 from photoswap.benchmark.plan import RunPlan
 from photoswap.benchmark.run import Benchmark
-from photoswap.benchmark.shelf import WAYS_OF_LEARNING, ConceptShelf
+from photoswap.benchmark.shelf import WAYS_OF_LEARNING, ConceptShelf, tuned_learning
 from photoswap.benchmark.tune_concepts import LEARNING_GRIDS, main, swap_scores, tune_ways
 from photoswap.benchmark.workbench import Workbench
 from train.config import learn_config
@@ -62,3 +62,17 @@ def test_an_unknown_way_is_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["--concepts", "cake"])
     assert "invalid choice: 'cake'" in capsys.readouterr().err
+
+
+def test_what_was_found_is_a_preset_of_the_benchmark(benchmark, tmp_path):
+    newcomer = benchmark.task(0).newcomers[0]
+    shelf = ConceptShelf(benchmark.base, tmp_path / "shelf")
+    found = tuned_learning("lora")
+    tuned, usual = (shelf.config(newcomer, how).settings() for how in ("lora:tuned", "lora"))
+    assert found and {name: tuned[name] for name in found} == found
+    assert {name for name in usual if tuned[name] != usual[name]} <= set(found)
+    assert shelf.key(newcomer, "lora:tuned") != shelf.key(newcomer, "lora")
+    file = tmp_path / "tuned.json"
+    file.write_text('{"methods": {}}')
+    with pytest.raises(ValueError, match=r"lora has not been tuned; python -m photoswap\.benchmark\.tune_concepts"):
+        tuned_learning("lora", file)

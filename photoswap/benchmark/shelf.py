@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.stable_diffusion import StableDiffusion
+from photoswap.benchmark.entries import TUNED_FILE, read_tuned
 from photoswap.benchmark.tasks import TOKEN, Newcomer
 from train.concepts import Concept, open_concept
 from train.config import CONFIGS, LearnConfig
@@ -21,6 +22,7 @@ from weights.atomic import atomic
 
 WAYS_OF_LEARNING = tuple(LEARNING_METHODS)
 CLASSES, SECONDS = "classes", "seconds.json"
+TUNED = "tuned"  # in a preset's place: the model's own, with what photoswap/benchmark/tune_concepts.py found
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +40,16 @@ class ConceptShelf:
         return fingerprint(self.base)
 
     def config(self, newcomer: Newcomer, how: str) -> LearnConfig:
-        """How a newcomer is learnt. how: a way of learning, or "WAY:PRESET"; the preset is else the model's own.
+        """How a newcomer is learnt. how: a way of learning, or "WAY:PRESET"; the preset is else the model's own, and
+        "tuned" is that with the settings found on the development stream.
 
-        Raises ValueError for an unknown one.
+        Raises ValueError for an unknown one, and for one that was not tuned.
         """
         check_concept(how)
         way, _, preset = how.partition(":")
-        known = PRESETS[way].get(preset or self.base.config.name, {})
+        known = PRESETS[way].get(self.base.config.name if preset in ("", TUNED) else preset, {})
+        if preset == TUNED:
+            known = {**known, **tuned_learning(way)}
         return CONFIGS[way](newcomer.look.species, token=TOKEN, **{**known, **self.changes})
 
     def subject(self, newcomer: Newcomer, how: str) -> str:
@@ -87,5 +92,15 @@ def check_concept(how: str) -> None:
     way, colon, preset = how.partition(":")
     if way not in WAYS_OF_LEARNING:
         raise ValueError(f"no way of learning {way!r}; want one of {', '.join(WAYS_OF_LEARNING)}, or all")
-    if colon and preset not in PRESETS[way]:
-        raise ValueError(f"no preset {preset!r} of {way}; want one of {', '.join(PRESETS[way])}")
+    if preset == TUNED:
+        tuned_learning(way)
+    elif colon and preset not in PRESETS[way]:
+        raise ValueError(f"no preset {preset!r} of {way}; want one of {', '.join(PRESETS[way])}, or {TUNED}")
+
+
+def tuned_learning(way: str, file: Path = TUNED_FILE) -> dict[str, Any]:
+    """The settings of learning found on the development stream. Raises ValueError where that way was not tuned."""
+    found: Mapping[str, Any] = read_tuned(file).get("concepts", {})
+    if way not in found:
+        raise ValueError(f"{way} has not been tuned; python -m photoswap.benchmark.tune_concepts --concepts {way} does")
+    return dict(found[way]["settings"])

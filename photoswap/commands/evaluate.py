@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--concepts",
         nargs="+",
         metavar="NAME[:PRESET]",
-        help="ways of learning; the preset is else the model's (default: dreambooth)",
+        help="ways of learning; the preset is else the model's, tuned what was found on dev (default: dreambooth)",
     )
     group.add_argument(
         "--settings",
