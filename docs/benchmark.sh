@@ -42,4 +42,5 @@ picture benchmark-pair pair
 evaluate hidden hidden --tasks 12 --kind hidden --methods $swaps
 picture benchmark-hidden hidden
 python -m photoswap.benchmark.tune_concepts --tasks 4 --out "$work/tune-concepts" --cache "$work/cache"
-evaluate concepts concepts --tasks 16 --methods photoswap --concepts dreambooth lora textual-inversion custom-diffusion
+evaluate concepts concepts --tasks 12 --methods photoswap --concepts dreambooth dreambooth:tuned lora lora:tuned \
+    textual-inversion custom-diffusion custom-diffusion:tuned
