@@ -85,15 +85,15 @@ def test_inversions_at_full_guidance(miniature, task, method):
 def test_swaps_keep_the_background_and_bring_the_look(miniature):
     """Means over four scenes, their cat made blue by its word. Either swap of attention keeps more of the background
     than none; which of them keeps more varies by scene, and so does how patchy the new colour is."""
-    methods = {"plain": Photoswap(phi=0, M=0, A=0), "prompt-to-prompt": Photoswap(phi=0), "photoswap": Photoswap()}
+    whole = Photoswap.scaled(20, guidance_scale=GUIDANCE)
+    methods = {"plain": replace(whole, phi=0, M=0, A=0), "prompt-to-prompt": replace(whole, phi=0), "photoswap": whole}
     kept: dict[str, list[float]] = {name: [] for name in methods}
     gained: dict[str, list[float]] = {name: [] for name in methods}
     for task in (make_task(100 + i) for i in range(4)):
         truth, source = render(task.scene.with_look(Look("cat", "blue"))), task.source
         ground, body = outside([source.mask, truth.mask]), inside(truth.mask)
-        inversion = invert_image(miniature, source.image, task.prompt)
+        inversion = invert_image(miniature, source.image, task.prompt, steps=whole.steps)
         for name, method in methods.items():
-            method = replace(method, guidance_scale=GUIDANCE)
             result = swap(miniature, inversion, task.prompt.replace("a cat", "a blue cat"), method).result
             kept[name].append(psnr(result, source.image, ground))
             before, after = (palette_match(image, truth.image, body) for image in (source.image, result))
