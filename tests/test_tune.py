@@ -46,7 +46,7 @@ def test_a_setting_is_kept_where_it_is_better(tmp_path, monkeypatch, capsys):
     assert tuned_settings("photoswap", file) == (("phi", 5), ("M", 15), ("A", 40))
     assert tuned_settings("plain", file) == (("guidance_scale", 1.0),)
     told = json.loads(file.read_text())["methods"]["photoswap"]
-    assert told["overall_psnr published"] == -25 and told["overall_psnr tuned"] == 1
+    assert told["overall_psnr before"] == -25 and told["overall_psnr after"] == 1
     assert told["overall_psnr best of each task"] == (10 + 1) / 2
     assert told["tasks"] == ["dev-single-0"] and told["trials"] == 1 + 3 + 3 + 3 + 3
     assert "photoswap {'phi': 0}: -25.000 dB" in capsys.readouterr().out

@@ -54,7 +54,7 @@ def test_the_best_is_told_beside_the_methods(benchmark, tmp_path, monkeypatch, c
     found = json.loads(file.read_text())
     assert found["methods"] == {"plain": {}}
     assert found["concepts"]["lora"]["settings"] == {"learning_rate": 2.0}
-    assert (found["concepts"]["lora"]["overall_psnr published"], found["concepts"]["lora"]["trials"]) == (0, 4)
+    assert (found["concepts"]["lora"]["overall_psnr before"], found["concepts"]["lora"]["trials"]) == (0, 4)
     assert "lora {'learning_rate': 1.0}: 1.000 dB" in capsys.readouterr().out
 
 

@@ -90,18 +90,11 @@ class Tuning:
 
     def scores(self, entry: Entry) -> list[float]:
         """The aim of each task; minus infinity for settings that contradict each other."""
-        refused = [float("-inf")] * self.benchmark.plan.tasks
         try:
             plan = replace(self.benchmark.plan, entries=(entry,))
         except ValueError:
-            return refused
-        run = replace(self.benchmark, plan=plan)
-        for index in tqdm(range(plan.tasks), entry.key, leave=False, disable=not self.progress):
-            run.fill(self.bench(index), entry)
-        found = run.records().get(entry.key, {})
-        if any("refused" in record for record in found.values()):
-            return refused
-        return [found[index]["scores"][AIM] for index in range(plan.tasks)]
+            return [float("-inf")] * self.benchmark.plan.tasks
+        return task_scores(replace(self.benchmark, plan=plan), self.bench, entry.key, self.progress)
 
     def tune(self, method: str) -> Iterator[Trial]:
         """What is tried, the published settings first, and its scores; the best mean of them is the answer."""
@@ -113,6 +106,20 @@ class Tuning:
             "tuned",
         )
         return climb(GRIDS[method], lambda changes: self.scores(replace(entry, changes=tuple(changes.items()))))
+
+
+def task_scores(run: Benchmark, bench: Callable[[int], Workbench], told: str, progress: bool) -> list[float]:
+    """Make what is not there yet of a run of one entry; the aim of each task, minus infinity where one is refused.
+
+    bench: a task by its number. told: what the progress bar says.
+    """
+    (entry,), tasks = run.plan.entries, range(run.plan.tasks)
+    for index in tqdm(tasks, told, leave=False, disable=not progress):
+        run.fill(bench(index), entry)
+    found = run.records().get(entry.key, {})
+    if any("refused" in record for record in found.values()):
+        return [float("-inf")] * len(tasks)
+    return [found[index]["scores"][AIM] for index in tasks]
 
 
 def climb(grid: SettingsGrid, scores: Callable[[dict[str, Any]], list[float]]) -> Iterator[Trial]:
@@ -147,8 +154,8 @@ def keep_best(what: str, kind: str, trials: Iterable[Trial], benchmark: Benchmar
         "model": benchmark.shelf.base_mark,
         "guidance_scale": plan.guidance_scale,
         "seed": plan.seed,
-        f"{AIM} published": round(float(np.mean(done[0][1])), 4),
-        f"{AIM} tuned": round(float(np.mean(reached)), 4),
+        f"{AIM} before": round(float(np.mean(done[0][1])), 4),
+        f"{AIM} after": round(float(np.mean(reached)), 4),
         f"{AIM} best of each task": round(float(np.mean(np.max([scores for _, scores in done], axis=0))), 4),
         "trials": len(done),
     }

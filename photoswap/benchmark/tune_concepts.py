@@ -13,11 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from photoswap.benchmark.entries import Entry
 from photoswap.benchmark.run import Benchmark
-from photoswap.benchmark.tune import AIM, SettingsGrid, climb, keep_best, run_tuning, tuning_parser
+from photoswap.benchmark.tune import SettingsGrid, climb, keep_best, run_tuning, task_scores, tuning_parser
 from photoswap.benchmark.workbench import Workbench
 
 LEARNING_GRIDS: dict[str, SettingsGrid] = {
@@ -30,17 +28,11 @@ LEARNING_GRIDS: dict[str, SettingsGrid] = {
 
 def swap_scores(benchmark: Benchmark, way: str, changes: dict[str, Any], progress: bool = True) -> list[float]:
     """The aim of each task, its subject learnt by that way with changes to the preset."""
-    entry = Entry("photoswap", concept=way)
-    plan, shelf = (
-        replace(benchmark.plan, entries=(entry,)),
-        replace(benchmark.shelf, changes={**benchmark.shelf.changes, **changes}),
-    )
+    plan = replace(benchmark.plan, entries=(Entry("photoswap", concept=way),))
+    shelf = replace(benchmark.shelf, changes={**benchmark.shelf.changes, **changes})
     told = "+".join([way, *(f"{name}={value}" for name, value in changes.items())])
     run = replace(benchmark, plan=plan, shelf=shelf, out=benchmark.out / told)
-    for index in tqdm(range(plan.tasks), told, leave=False, disable=not progress):
-        run.fill(Workbench(run.base, shelf, plan, run.task(index)), entry)
-    found = run.records()[entry.key]
-    return [found[index]["scores"][AIM] for index in range(plan.tasks)]
+    return task_scores(run, lambda index: Workbench(run.base, shelf, plan, run.task(index)), told, progress)
 
 
 def tune_ways(benchmark: Benchmark, ways: Sequence[str], file: Path) -> None:
