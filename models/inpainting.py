@@ -27,6 +27,11 @@ def to_mask(image: Image.Image) -> Tensor:
     return (torch.from_numpy(np.array(image.convert("L"))) >= HALF).float()[None, None]
 
 
+def white_box(mask: Image.Image) -> tuple[int, int, int, int] | None:
+    """The box (left, top, right, bottom) around what a grey picture ("L") masks; None where that is nothing."""
+    return mask.convert("L").point([0] * HALF + [255] * (256 - HALF)).getbbox()
+
+
 def left_of(image: Tensor, mask: Tensor) -> Tensor:
     """The picture (b 3 h w) in [-1, 1] without what the mask (b 1 h w) covers, which becomes 0, grey."""
     return image * (1 - mask)

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from models.hooks import Hook, reading
 from models.images import to_tensor, upright
+from models.inpainting import white_box
 from models.stable_diffusion import StableDiffusion
 from models.threads import in_suited_threads
 
@@ -180,7 +181,7 @@ def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def box_of(mask: Image.Image) -> Box:
     """The box around all that is white. Raises ValueError for a mask that is black everywhere."""
-    box = mask.convert("L").point([0] * 128 + [255] * 128).getbbox()
+    box = white_box(mask)
     if box is None:
         raise ValueError("the mask is black everywhere; paint white what may change")
     return box

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from models.images import as_mask, load_mask
-from models.inpainting import HALF
+from models.inpainting import white_box
 from train.data import MASK_ENDING, PictureSource, read_pictures, several
 
 
@@ -32,7 +32,7 @@ def read_masks(
         if mask.size != picture.size:
             sizes = [" x ".join(map(str, image.size)) for image in (mask, picture)]
             raise ValueError(f"{name} is {sizes[0]} and its reference {sizes[1]}; want a mask of the same size")
-        if not mask.point([0] * HALF + [255] * (256 - HALF)).getbbox():
+        if white_box(mask) is None:
             raise ValueError(f"{name} is black everywhere; paint white where the subject is")
     return read
 

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from models.inpainting import white_box
 from photoswap.benchmark.features import CLIP_SIDE, Array, Features
 from weights.atomic import atomic
 
@@ -169,7 +170,7 @@ def region_similarity(
     """
     regions = []
     for picture, mask in zip(painted, masks, strict=True):
-        box = mask.convert("L").point([0] * 128 + [255] * 128).getbbox()
+        box = white_box(mask)
         if box is None or box[2] - box[0] < 2 or box[3] - box[1] < 2:
             raise ValueError("a mask covers nothing, or a line; want a region to compare")
         regions.append(picture.convert("RGB").crop((box[0], box[1], box[2] - 1, box[3] - 1)))

@@ -7,7 +7,6 @@ Afterwards the latents are whitened per channel and the whitening folded into th
 scale_factor x latent has unit variance whatever training left.
 """
 
-import argparse
 from pathlib import Path
 from typing import cast
 
@@ -20,9 +19,8 @@ from tqdm import tqdm
 from models.config import MINIATURE
 from models.vae import Autoencoder
 from train.miniature.data import SIZE, STREAMS, WORLDS, load_chunks, load_masks, mixed_scene_at, scene_at
-from train.miniature.loop import Budget, Trainer, streams
+from train.miniature.loop import Budget, Trainer, streams, training_parser
 from train.miniature.start import autoencoder_weights
-from train.parallel import own_device
 from train.world import render
 from weights.atomic import atomic
 
@@ -143,15 +141,7 @@ def judged(state: dict[str, Tensor], world: str, device: str, count: int = 100) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="+", default=[Path("runs/data")], help="one or more folders")
-    parser.add_argument("--world", choices=WORLDS, default="small", help="the world the data shows, for held-out looks")
-    parser.add_argument("--out", type=Path, default=Path("runs/autoencoder"))
-    parser.add_argument("--device", type=own_device, default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=20000)
-    parser.add_argument("--minutes", type=float, help="stop by the clock instead of by steps")
-    parser.add_argument("--batch", type=int, default=8, help="crops of 64 px in each process")
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser = training_parser(__doc__, "runs/autoencoder", steps=20000, batch=8, lr=3e-3)
     parser.add_argument("--kl", type=float, default=1e-4, help="weight of the pull towards a unit Gaussian")
     parser.add_argument("--full", type=float, default=0.15, help="share of the run, at its end, on complete pictures")
     parser.add_argument(
@@ -163,7 +153,6 @@ def main() -> None:
         help="weights to start from, of as many blocks a level or fewer: an autoencoder.pt or a complete checkpoint",
     )
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, keep weights in float32")
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)

@@ -5,7 +5,6 @@ a caption that forgets attributes at random, mirrored or not; a tenth of the cap
 The loss printed beside the training's is that of looks never trained on, at fixed noise.
 """
 
-import argparse
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +22,8 @@ from models.unet import UNet
 from models.vae import Autoencoder
 from samplers.schedule import Schedule
 from train.miniature.data import SIZE, WORLDS, load_chunks, scene_at
-from train.miniature.loop import Budget, Trainer, streams
+from train.miniature.loop import Budget, Trainer, streams, training_parser
 from train.miniature.start import autoencoder_weights, diffusion_weights
-from train.parallel import own_device
 from train.world import Scene, caption, render
 from weights.atomic import atomic
 
@@ -130,9 +128,7 @@ class HeldOut:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="+", default=[Path("runs/data")], help="one or more folders")
-    parser.add_argument("--world", choices=WORLDS, default="small", help="the world the data shows, for held-out looks")
+    parser = training_parser(__doc__, "runs/diffusion", steps=8000, batch=32, lr=2e-3)
     parser.add_argument(
         "--autoencoder",
         type=Path,
@@ -141,13 +137,6 @@ def main() -> None:
     )
     parser.add_argument("--init", type=Path, help="weights to start from: a checkpoint.pt or a complete checkpoint")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, keep weights in float32")
-    parser.add_argument("--out", type=Path, default=Path("runs/diffusion"))
-    parser.add_argument("--device", type=own_device, default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--minutes", type=float, help="stop by the clock instead of by steps")
-    parser.add_argument("--batch", type=int, default=32, help="samples in each process")
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)

@@ -4,6 +4,7 @@ Two processes of one thread each (torchrun --nproc-per-node 2 -m train.miniature
 CPU than one process of two threads; on a GPU one process is enough.
 """
 
+import argparse
 import math
 import os
 import time
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from train.miniature.data import WORLDS
 from train.miniature.muon import Muon, split
-from train.parallel import Team
+from train.parallel import Team, own_device
 from weights.atomic import atomic, clear
 
 
@@ -56,6 +58,24 @@ def pace(progress: float, warm: float = 0.02) -> float:
     if progress < warm:
         return 0.05 + 0.95 * progress / warm
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
+
+
+def training_parser(about: str | None, out: str, *, steps: int, batch: int, lr: float) -> argparse.ArgumentParser:
+    """The flags that every training on the drawn world has, with these numbers where none are given.
+
+    about: what the command does. batch: of each process.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, nargs="+", default=[Path("runs/data")], help="one or more folders")
+    parser.add_argument("--world", choices=WORLDS, default="small", help="the world the data shows, for held-out looks")
+    parser.add_argument("--out", type=Path, default=Path(out), help="where a stopped training is kept")
+    parser.add_argument("--device", type=own_device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--minutes", type=float, help="stop by the clock instead of by steps")
+    parser.add_argument("--batch", type=int, default=batch, help="rows a step, in each process")
+    parser.add_argument("--lr", type=float, default=lr)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
 
 
 class Trainer:

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from models.images import load_image, to_tensor
+from models.inpainting import white_box
 from train.miniature.data import STREAMS, WORLDS, mixed_scene_at
 from train.paint.augment import PixelBox, Random, draw_mask, enlarged, reference_of, square_around
 from train.world import render
@@ -102,7 +103,7 @@ class WorldPictures:
             raise IndexError(index)
         while True:
             drawn = render(mixed_scene_at(self.world, self.seed, index), self.side)
-            boxes = [box for mask in drawn.masks if (box := mask.point([0] * 128 + [255] * 128).getbbox())]
+            boxes = [box for mask in drawn.masks if (box := white_box(mask))]
             if fitting := [box for box in boxes if of_fitting_area(box, drawn.image.size)]:
                 return drawn.image, fitting
             index = (index + 1) % self.count

@@ -7,7 +7,6 @@ colour of a plain coat, the colour of a hat that nobody wears. Afterwards its ac
 printed, and the weights are written.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,7 @@ from tqdm import tqdm
 
 from models.images import to_tensor
 from train.miniature.data import SCENE_KINDS, STREAMS, WORLDS, load_chunks, mixed_scene_at
-from train.miniature.loop import Budget, Trainer, streams
-from train.parallel import own_device
+from train.miniature.loop import Budget, Trainer, streams, training_parser
 from train.recogniser.network import ATTRIBUTES, JOINTS, RECOGNISER_FILE, TILT, Recogniser, prepare, square_of
 from train.world import Scene, Subject, render
 from weights.atomic import atomic
@@ -150,17 +148,8 @@ def accuracies(model: Recogniser, world: str, count: int = 300) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="+", default=[Path("runs/data")], help="one or more folders")
-    parser.add_argument("--world", choices=WORLDS, default="small", help="the world that the data shows")
-    parser.add_argument("--out", type=Path, default=Path("runs/recogniser"), help="where a stopped training is kept")
+    parser = training_parser(__doc__, "runs/recogniser", steps=6000, batch=64, lr=4e-3)
     parser.add_argument("--weights", type=Path, default=RECOGNISER_FILE, help="where the finished weights go")
-    parser.add_argument("--device", type=own_device, default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--minutes", type=float, help="stop by the clock instead of by steps")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=4e-3)
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     model = Recogniser().to(args.device).to(memory_format=torch.channels_last)
