@@ -2,11 +2,13 @@
 
 import errno
 import os
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from photoswap.__main__ import main
+from weights.atomic import HIDDEN, LOCK
 
 PROMPT = "a photo of a dog on grass"
 LEARN = ["--class", "cat", "--steps", "2", "--class-pictures", "2", "--size", "64"]
@@ -47,3 +49,11 @@ class FullDisk:
         self.calls += 1
         if self.calls == self.at:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def leave_behind(*folders: Path) -> None:
+    """What a process leaves in a folder that is killed just after its file has moved into place."""
+    for folder in folders:
+        left = folder / f".left.1{HIDDEN}"
+        left.mkdir()
+        (left / LOCK).touch()

@@ -1,16 +1,15 @@
 """Kills at random moments: `python -m tests.kills --count 200 --seed 0`.
 
-Each job (learning, inverting, swapping, converting, drawing, the trainings from nothing) is begun in a process of its
-own and ended, by SIGKILL or Ctrl-C, at a moment that seed and number decide: just before the nth time that it opens a
-file for writing, moves or removes one, or after a share of its usual time. Then whatever bears a final name must be
-complete, what was read must be as it was, and nothing may still run; the same command, told to go on where there is
-something to go on from, must end with the files of a run that nobody disturbed, and leave nothing hidden. Processes are
-forked, so this runs where there is fork, on Linux and macOS.
+Each job of tests/kill_jobs.py (learning, swapping, painting, converting, drawing, the benchmark in shards, trainings
+from nothing) is begun in a process of its own and ended, by SIGKILL or Ctrl-C, at a moment that seed and
+number decide: just before the nth time that it opens a file for writing, moves or removes one, or after a share of its
+usual time. Then whatever bears a final name must be complete, what was read must be as it was, and nothing may still
+run; the same command, told to go on where there is something to go on from, must end with the files of a run that
+nobody disturbed, and leave nothing hidden. Processes are forked, so this runs where there is fork, on Linux and macOS.
 """
 
 import argparse
 import contextlib
-import functools
 import json
 import os
 import random
@@ -21,124 +20,22 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 import torch
-from command_line import PROMPT, paint
+from kill_jobs import Job, furnish, jobs
 from PIL import Image
 from safetensors import safe_open
-from tiny_model import tiny_config, write_tiny_model
 
-import train.miniature.autoencoder
-import train.miniature.data
-import train.miniature.diffusion
-import train.recogniser.learn
-from models.vae import Autoencoder
-from photoswap.__main__ import INTERRUPTED, main
+from photoswap.__main__ import INTERRUPTED
 from train.prior import CLASS_VARIABLE
 from weights.atomic import HIDDEN, clear
 
 SECONDS = 600  # far more than any takes, on a machine with much else to do
 WRITING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "tempfile.mkdtemp", "os.truncate"}
-TINY = ["--model", "model.safetensors", "--device", "cpu", "--quiet"]
-SWAP = ["--prompt", PROMPT, "--subject", "dog", "--target", "cat"]
-LEARN = ["--class", "cat", "--steps", "4", "--class-pictures", "2", "--size", "64", "--checkpoint-every", "1"]
-
-
-class Job(NamedTuple):
-    """Something that takes a while and leaves files.
-
-    run: does it, in the current folder, for these words. words: the command line. again: what to add where an earlier
-    run left something, None where that was all.
-    """
-
-    name: str
-    run: Callable[[list[str]], object]
-    words: list[str]
-    again: Callable[[Path], list[str] | None]
-
-
-def overwrite(*names: str) -> Callable[[Path], list[str] | None]:
-    """Say --overwrite where one of these is there."""
-    return lambda home: ["--overwrite"] if any((home / name).exists() for name in names) else []
-
-
-def resume_learning(home: Path) -> list[str] | None:
-    """Go on from a checkpoint; else begin anew."""
-    if (home / "out" / "checkpoint.safetensors").exists():
-        return ["--resume"]
-    return overwrite("out/concept.safetensors", "out/samples")(home)
-
-
-def only_once(name: str) -> Callable[[Path], list[str] | None]:
-    """A folder that is there is all of it, and the command refuses to write into it."""
-    return lambda home: None if (home / name).exists() else []
-
-
-def module(name: str, **changes: object) -> Callable[[list[str]], object]:
-    """Run `python -m name` with some of its names changed, to be small and to save after every step."""
-
-    def run(words: list[str]) -> None:
-        sys.argv = [name, *words]
-        place = sys.modules[name]
-        for key, value in changes.items():
-            setattr(place, key, value)
-        place.main()
-
-    return run
-
-
-def jobs() -> list[Job]:
-    """All of them, small."""
-    saving = functools.partial(train.miniature.loop.Trainer, save_every=0.0)
-    small = {"MINIATURE": tiny_config(), "Trainer": saving}
-    no_words = lambda *_: ""  # noqa: E731
-    held_out = functools.partial(train.miniature.diffusion.HeldOut, count=2)
-    data, vae, diffusion, recogniser = (
-        module("train.miniature.data", CHUNK_SIZE=4),
-        module("train.miniature.autoencoder", judged=no_words, whiten=lambda *_: None, **small),
-        module("train.miniature.diffusion", HeldOut=held_out, **small),
-        module("train.recogniser.learn", Trainer=saving, accuracies=no_words),
-    )
-    folders = ["--data", "data", "--device", "cpu", "--steps", "3", "--batch"]
-    invert = ["invert", "photo.png", "--prompt", PROMPT, "--steps", "3", "--reconstruction", "out/again.png", *TINY]
-    swap = ["swap", "photo.png", *SWAP, "--steps", "3", *TINY, "--out", "out"]
-    convert = ["weights", "convert", "model.safetensors"]
-    nothing: Callable[[Path], list[str] | None] = lambda home: []  # noqa: E731
-    weights = ["--out", "runs", "--weights", "out/recogniser.safetensors"]
-    return [
-        Job(
-            "learn",
-            main,
-            ["learn", "references", *LEARN, "--sample-every", "2", *TINY, "--out", "out"],
-            resume_learning,
-        ),
-        Job("swap", main, swap, overwrite("out/result.png", "out/grid.png", "out/swap.json")),
-        Job("train the diffusion", diffusion, [*folders, "2", "--autoencoder", "vae.pt", "--out", "out"], nothing),
-        Job("draw the data", data, ["--out", "out", "--count", "12", "--workers", "1"], nothing),
-        Job("convert to a folder", main, [*convert, "out", "--layout", "folder"], only_once("out")),
-        Job("invert", main, [*invert, "--out", "out/a.safetensors"], overwrite("out/a.safetensors", "out/again.png")),
-        Job("convert", main, [*convert, "out/a.safetensors", "--layout", "ldm"], overwrite("out/a.safetensors")),
-        Job("train the autoencoder", vae, [*folders, "4", "--out", "out"], nothing),
-        Job("train the recogniser", recogniser, [*folders, "2", *weights], nothing),
-    ]
-
-
-def furnish(home: Path) -> None:
-    """What the jobs read."""
-    (home / "references").mkdir(parents=True)
-    for i in range(2):
-        paint((80, 70), i).save(home / "references" / f"{i}.png")
-    paint((90, 80), 3).save(home / "photo.png")
-    write_tiny_model(home / "model.safetensors")
-    torch.manual_seed(0)
-    torch.save(Autoencoder(tiny_config().vae).state_dict(), home / "vae.pt")
-    drawing = next(job for job in jobs() if job.name == "draw the data")
-    code, said, _ = ended(begin(drawing, ["--out", "data", "--count", "8", "--workers", "1"], home, None), home)
-    assert code == 0, said
 
 
 class Moment(NamedTuple):

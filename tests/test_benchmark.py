@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from command_line import leave_behind
 from PIL import Image
 from tiny_model import tiny_model
 
@@ -102,10 +103,11 @@ def test_a_cell_is_the_swap_that_the_library_makes(base, shelf, whole):
 
 
 def test_a_finished_run_computes_nothing_again(base, shelf, judge, whole, monkeypatch):
+    leave_behind(whole[0], whole[0] / "cells", whole[0] / "tasks")
     monkeypatch.setattr(Workbench, "do", None)
     monkeypatch.setattr("photoswap.benchmark.facts.reconstruct", None)
     again = list(run_and_report(benchmark(base, shelf, judge, whole[0]), Shard(), progress=False))
-    assert again == whole[1]
+    assert again == whole[1] and not list(whole[0].rglob(".*"))
 
 
 def test_shards_make_the_whole(base, shelf, judge, whole, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import files, refused
+from command_line import files, leave_behind, refused
 from PIL import Image
 from safetensors.torch import save_file
 from test_paint_training import small_config
@@ -171,8 +171,10 @@ def test_shards_and_a_stopped_run_make_the_whole(done, bench, easel, features, t
     assert len(results(run)) == 3
     assert "still missing" not in "".join(run_cocoee(run, features, None, ALL, progress=False))
     assert results(run) == results(whole)
+    leave_behind(run.out, *(run.out / entry.method / kind for entry in ENTRIES for kind in ("results", "records")))
     monkeypatch.setattr(BenchRun, "_do", None)
     assert "| 0 |" in next(iter(run_cocoee(run, features, None, ALL, progress=False)))  # rows of paste-harmonise
+    assert not list(run.out.rglob(".*"))
 
 
 def test_results_of_other_settings_are_not_taken(done, bench, easel, features):

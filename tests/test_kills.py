@@ -16,7 +16,8 @@ SPOILED = """
 import sys
 from pathlib import Path
 import kills
-from kills import Job, kills as run
+from kill_jobs import Job
+from kills import kills as run
 
 def half(words):  # two files, neither moved into place when it is complete
     Path("out").mkdir(exist_ok=True)
@@ -46,7 +47,7 @@ for name, function in kinds.items():
 """
 
 
-@pytest.mark.parametrize(("count", "seed"), [(3, 7), pytest.param(36, 0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("count", "seed"), [(3, 7), pytest.param(48, 0, marks=pytest.mark.slow)])
 def test_nothing_is_half_written_and_resuming_changes_nothing(count, seed):
     """Learning, swapping and training the diffusion once each; all jobs four times."""
     command = [sys.executable, "-m", "tests.kills", "--count", str(count), "--seed", str(seed)]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from command_line import leave_behind
 from PIL import Image
 from test_paint_training import SOURCE, TRAINING, losses_of_two, small_config, tensors
 from tiny_model import tiny_model
@@ -29,7 +30,7 @@ def painter():
 
 
 def kept(model, folder, count=5, seed=0, source=SOURCE):
-    return keep_rows(model, source, folder, "me", count=count, seed=seed, size=64, team=ALONE, progress=False)
+    return keep_rows(model, source, folder, count=count, seed=seed, size=64, team=ALONE, progress=False)
 
 
 def test_a_kept_row_is_the_row_that_was_made(tmp_path):
@@ -93,7 +94,10 @@ def test_a_stopped_run_goes_on_with_the_files_that_are_there(tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         kept(painter(), tmp_path / "two")
     assert [file.name for file in (tmp_path / "two").iterdir()] == ["00000.pt"]
+    kept(painter(), tmp_path / "two")
+    leave_behind(tmp_path / "two")
     files = kept(painter(), tmp_path / "two")
+    assert sorted((tmp_path / "two").iterdir()) == files
     assert made == [0, 1, 2, 2, 3, 4]
     assert [file.read_bytes() for file in files] == whole
 
@@ -106,6 +110,17 @@ def test_rows_of_another_run_are_refused(other, tmp_path):
         return
     with pytest.raises(ValueError, match="has rows of other pictures, numbers or weights"):
         kept(painter(), tmp_path, **other)
+
+
+def test_rows_follow_from_the_autoencoder_alone(tmp_path):
+    """A painter with another tower takes them, one with another autoencoder does not."""
+    kept(painter(), tmp_path)
+    other = start_from(tiny_model(), small_config(), seed=2)
+    dates = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert dates == {file: file.stat().st_mtime_ns for file in kept(other, tmp_path)}
+    next(other.vae.parameters()).data.add_(1)
+    with pytest.raises(ValueError, match="has rows of other pictures, numbers or weights"):
+        kept(other, tmp_path)
 
 
 @pytest.mark.parametrize("damage", [b"", b"no tensors", slice(0, 900)])

@@ -144,7 +144,8 @@ def modules() -> list[tuple[str, str, list[str]]]:
 @pytest.mark.parametrize(("where", "module", "words"), modules())
 def test_modules_have_the_flags_that_are_written(where, module, words, monkeypatch):
     monkeypatch.setattr(sys, "argv", [module, "--help"])
-    monkeypatch.delitem(sys.modules, module, raising=False)  # else runpy warns that another test has imported it
+    for imported in (module, f"{module}.__main__"):  # by another test, of which runpy would warn
+        monkeypatch.delitem(sys.modules, imported, raising=False)
     with contextlib.redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit) as left:
         runpy.run_module(module, run_name="__main__")
     assert left.value.code == 0

@@ -105,8 +105,8 @@ def learn(
     _check_room(model, config, watch.folder, numbers)
     encoded = Encoded(fingerprint(model), place and place / ENCODED_FILE, known=resume)
     examples = _examples(model, config, size, references, masks, encoded)
-    for folder in (watch.folder, watch.folder / SAMPLE_FOLDER) if watch.folder else ():
-        clear(folder)  # of what a killed run left half written
+    if watch.folder:
+        clear(watch.folder, watch.folder / SAMPLE_FOLDER)  # of what a killed run left half written
     mine = replace(config, batch=config.batch // team.count)
     config = replace(config, gradient_checkpointing=recomputes(model, mine, size, len(examples), numbers))
     settings = {**config.settings(), "size": size}

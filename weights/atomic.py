@@ -116,9 +116,9 @@ def _remove_empty(home: Path) -> None:
         home.rmdir()
 
 
-def clear(folder: Path) -> None:
-    """Remove the hidden folders in a folder whose processes are gone; whatever cannot be told or removed stays."""
-    for home in folder.glob(f".*{HIDDEN}"):
+def clear(*folders: Path) -> None:
+    """Remove the hidden folders in these folders whose processes are gone; whatever cannot be told or removed stays."""
+    for home in (home for folder in folders for home in folder.glob(f".*{HIDDEN}")):
         with suppress(OSError, Held):
             if home.is_symlink():
                 continue

@@ -24,7 +24,7 @@ from photoswap.masks import box_of
 from photoswap.paint_method import PaintMethod
 from photoswap.painters import paint
 from photoswap.sizes import check_mask
-from weights.atomic import atomic
+from weights.atomic import atomic, clear
 
 SOURCES, REFERENCES_OF, MASKS_OF = ("GT_3500", "GT"), ("Ref_3500", "ref"), ("Mask_bbox_3500", "mask")
 ID_LIST, RESULTS_OF, RECORDS_OF = "id_list.npy", "results", "records"
@@ -129,6 +129,8 @@ class BenchRun:
     def run(self, shard: Shard = ALL, progress: bool = True) -> None:
         """Do the shard's part of what is not done. Ctrl-C leaves every finished picture."""
         own = [(i, number) for i, number in enumerate(self.bench.numbers) if i in shard]
+        homes = [self.out / entry.method / kind for entry in self.entries for kind in (RESULTS_OF, RECORDS_OF)]
+        clear(self.out, *homes)  # of what a killed run left half written
         todo = [(entry, i, number) for entry in self.entries for i, number in own if self.record(entry, number) is None]
         for entry, i, number in tqdm(todo, "COCOEE", disable=not progress):
             self._do(entry, self.bench.task(number), self.seed + i)

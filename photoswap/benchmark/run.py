@@ -22,6 +22,7 @@ from photoswap.benchmark.shelf import ConceptShelf
 from photoswap.benchmark.tasks import DEMO_SPLIT, SPLITS, Task, draw_task
 from photoswap.benchmark.workbench import Workbench
 from train.miniature.data import SCENE_KINDS
+from weights.atomic import clear
 
 TASKS = "tasks"
 
@@ -79,6 +80,7 @@ class Benchmark:
     def run(self, shard: Shard = ALL, progress: bool = True) -> None:
         """Do the shard's part of what is not done. Ctrl-C leaves every finished cell, and the same call goes on."""
         own = [i for i in range(self.plan.tasks) if i in shard]
+        clear(self.out, self.out / CELLS, self.out / TASKS)  # of what a killed run left half written
         columns = sorted(self.plan.columns, key=lambda entry: entry.concept)
         with tqdm(total=len(own) * (len(columns) + 1), desc="benchmark", disable=not progress) as bar:
             for index in own:

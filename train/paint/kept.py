@@ -19,7 +19,8 @@ from models.paint_by_example import PaintByExample
 from train.paint.examples import BoxedPictures, row_of
 from train.paint.step import EncodedExample, encoded
 from train.parallel import Team
-from weights.atomic import atomic
+from weights.atomic import atomic, clear
+from weights.checksum import digest_of
 from weights.records import shown
 
 ROWS_IN_A_FILE = 250  # which is what a stopped run loses at most
@@ -50,7 +51,6 @@ def keep_rows(
     model: PaintByExample,
     source: BoxedPictures,
     folder: Path,
-    base: str,
     *,
     count: int,
     seed: int,
@@ -60,11 +60,15 @@ def keep_rows(
 ) -> list[Path]:
     """Make so many rows and encode them, but for those in the folder already; the files they are in, in order.
 
-    base: the model's fingerprint. Processes that train together make a share each, and all wait for the last one.
-    Raises ValueError for files of other rows, and for damaged ones.
+    They follow from the autoencoder alone, of the model's networks. Processes that train together make a share each,
+    and all wait for the last one. Raises ValueError for files of other rows, and for damaged ones.
     """
-    about = json.dumps({"base": base, "pictures": source.about, "seed": seed, "size": size})
+    sides = {"size": size, "reference": model.config.image.size}
+    about = json.dumps(
+        {"autoencoder": digest_of(model.vae.state_dict()), "pictures": source.about, "seed": seed, **sides}
+    )
     files = [folder / f"{start // ROWS_IN_A_FILE:05}.pt" for start in range(0, count, ROWS_IN_A_FILE)]
+    clear(folder)  # of what a killed run left half written
     mine = range(team.rank, len(files), team.count)
     for number in tqdm(mine, desc="encoding rows", unit="file", disable=not progress):
         rows = range(number * ROWS_IN_A_FILE, min((number + 1) * ROWS_IN_A_FILE, count))

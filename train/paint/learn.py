@@ -196,7 +196,6 @@ def train_painter(
                 model,
                 source,
                 out / ROWS_FOLDER,
-                base,
                 count=training.kept,
                 seed=training.seed,
                 size=size,
