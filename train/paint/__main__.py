@@ -2,7 +2,7 @@
 
 Paint by Example's training (arXiv:2211.13227). From a published model the U-Net and the autoencoder are taken, and from
 --tower a checkpoint that has CLIP's image tower, Paint by Example's own for instance. Without --pictures the drawn
-world is painted, and the miniature is what it starts from: it learns a small tower on the way.
+world is painted, and the miniature is what it starts from; `python -m train.paint.tower` makes a --tower for it.
 
 Several processes share the work: torchrun --nproc-per-node 8 -m train.paint ..., and with --shard the U-Net's weights
 too. An interrupted run goes on with --resume. The finished painter is painter.safetensors in --out, for `photoswap
@@ -26,8 +26,16 @@ from train.paint.step import start_from
 from train.parallel import own_device
 from weights.load import load, load_as
 
-# for the miniature: everything is small, and its tower starts from nothing
-ON_THE_WORLD = {"steps": 20_000, "batch": 32, "learning_rate": 4e-4, "warm": 500, "train_tower": True}
+# for the miniature: everything is small, to draw a row costs more than to learn from it, and the tower learns along
+ON_THE_WORLD = {
+    "steps": 5000,
+    "batch": 64,
+    "learning_rate": 4e-4,
+    "warm": 500,
+    "cool": 2000,
+    "kept": 24_000,
+    "train_tower": True,
+}
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from train.world.backgrounds import PLACES
 from train.world.body import Pose
-from train.world.captions import caption
+from train.world.captions import caption, phrase
 from train.world.fronts import FRONTS, Front
 from train.world.render import Rendering, backdrop, render
 from train.world.sampling import FULL, SMALL, World
@@ -27,5 +27,6 @@ __all__ = [
     "World",
     "backdrop",
     "caption",
+    "phrase",
     "render",
 ]
