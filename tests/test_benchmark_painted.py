@@ -23,6 +23,7 @@ from photoswap.benchmark.run import ALL, Benchmark
 from photoswap.benchmark.shelf import ConceptShelf
 from photoswap.benchmark.tasks import draw_task
 from photoswap.benchmark.workbench import Workbench
+from photoswap.commands.common import GUIDANCE_OF
 from photoswap.paint_methods import PaintSettings, Told
 from photoswap.painters import paint
 from train.paint import start_from
@@ -127,6 +128,21 @@ def test_what_painters_need_is_asked_for():
         Easel().method(Entry(PAINTER), 7.5)
     with pytest.raises(ValueError, match="give them with --features"):
         Easel().method(Entry("blended-image"), 7.5)
+
+
+def test_a_painter_keeps_to_its_own_guidance():
+    entry = Entry(PAINTER, "none", "none")
+    assert Easel(tiny_painter(), guidance=2.0).method(entry, 7.5).guidance_scale == 2
+    assert Easel(tiny_painter(), guidance=2.0).method(Entry("paste-denoise", "none", "none"), 3.0).guidance_scale == 3
+
+
+@pytest.mark.parametrize(("asked", "own"), [([], 2.0), (["--guidance", "4"], 4.0)])
+def test_the_miniature_s_painter_is_held_to_two(tiny, tmp_path, capsys, easel, none_shipped, asked, own, monkeypatch):
+    monkeypatch.setitem(GUIDANCE_OF, "tiny-paint", 2.0)
+    save(easel.painter, tmp_path / "miniature-paint.safetensors")
+    assert main([*QUICK, *asked, "--methods", PAINTER, *tiny, "--out", str(tmp_path / "one")]) == 0
+    (cell,) = (tmp_path / "one" / "cells").glob(f"*+{PAINTER}*.json")
+    assert f'"guidance_scale": {own}' in cell.read_text()
 
 
 QUICK = ["evaluate", "--tasks", "1", "--steps", "1", "--masks", "true"]

@@ -38,10 +38,14 @@ def needs_base(entry: Entry) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Easel:
-    """What painting needs beside the base: networks trained to paint, and what blended-image is steered by."""
+    """What painting needs beside the base: networks trained to paint, and what blended-image is steered by.
+
+    guidance: what the painter is held to; None for what holds for all.
+    """
 
     painter: LatentDiffusion | None = None
     features: ClipFeatures | RecogniserFeatures | None = None
+    guidance: float | None = None
 
     def method(self, entry: Entry, guidance_scale: float, steps: int | None = None) -> PaintMethod:
         """An entry's way of painting at its published settings; guidance as for `Entry.make`.
@@ -54,6 +58,7 @@ class Easel:
             if self.painter is None:
                 raise ValueError(f"{PAINTER} is a network trained to paint: give its file with --painter")
             given = BY_WORDS if isinstance(self.painter, StableDiffusion) else {}
+            guidance_scale = guidance_scale if self.guidance is None else self.guidance
         if issubclass(kind, BlendedByImage):
             if self.features is None:
                 raise ValueError(f"{entry.method} is steered by features of pictures: give them with --features")

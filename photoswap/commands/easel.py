@@ -4,7 +4,7 @@ import argparse
 from copy import copy
 from typing import TYPE_CHECKING
 
-from photoswap.commands.common import load_kind, pick_device
+from photoswap.commands.common import GUIDANCE_OF, load_kind, pick_device
 
 if TYPE_CHECKING:
     from photoswap.benchmark.entries import Entry
@@ -57,4 +57,5 @@ def make_easel(
     painter = load_kind(asked, LatentDiffusion, "float32")
     if not painter.config.paints:
         raise ValueError(f"--painter {arguments.painter} draws whole pictures; want a network trained to paint")
-    return Easel(painter, features)
+    own = GUIDANCE_OF.get(painter.config.name) if arguments.guidance is None else None
+    return Easel(painter, features, own)
