@@ -91,7 +91,7 @@ PUBLISHED = {
 # optimizer and all, whose pickle asks for classes of Lightning and NumPy.
 TRAINING_STATE = 12628030792
 MINIATURE_FILE = Path(__file__).parent / "miniature.safetensors"
-MINIATURE_PAINTER = Path(__file__).parent / "miniature-paint.safetensors"  # which not every version has
+MINIATURE_PAINTER = Path(__file__).parent / "miniature-paint.safetensors"
 
 
 def cache_folder() -> Path:

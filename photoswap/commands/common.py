@@ -32,7 +32,7 @@ UNTIL_THE_END = ExitStack()  # of a command: settings of the process, made once 
 STEPS, GUIDANCE = 50, 7.5
 TILED = {"auto": None, "always": True, "never": False}
 # trained on less, they overshoot at the scales of the published models
-GUIDANCE_OF = {"miniature": 3.0, "miniature-paint": 3.0}
+GUIDANCE_OF = {"miniature": 3.0, "miniature-paint": 2.0}
 
 
 def add_common(

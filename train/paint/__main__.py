@@ -28,11 +28,11 @@ from weights.load import load, load_as
 
 # for the miniature: everything is small, to draw a row costs more than to learn from it, and the tower learns along
 ON_THE_WORLD = {
-    "steps": 5000,
+    "steps": 4000,
     "batch": 64,
     "learning_rate": 4e-4,
     "warm": 500,
-    "cool": 2000,
+    "cool": 1500,
     "kept": 24_000,
     "train_tower": True,
 }
