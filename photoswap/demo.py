@@ -15,6 +15,7 @@ from models.images import grid
 from models.stable_diffusion import StableDiffusion
 from photoswap.benchmark.judge import Judge
 from photoswap.benchmark.tasks import Task, make_task
+from photoswap.guidance import GUIDANCE_OF
 from photoswap.inversion import invert_image
 from photoswap.methods import Method, Photoswap
 from photoswap.pipeline import SwapResult, swap
@@ -24,8 +25,7 @@ from train.learn import learn
 from train.world import Look
 from weights.atomic import atomic
 
-DEMO_GUIDANCE = 3.0
-METHOD = Photoswap(guidance_scale=DEMO_GUIDANCE)
+METHOD = Photoswap(guidance_scale=GUIDANCE_OF["miniature"])
 
 
 @dataclass(frozen=True, eq=False)

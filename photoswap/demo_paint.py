@@ -10,12 +10,12 @@ from models.paint_by_example import PaintByExample
 from photoswap.benchmark.judge import Judge
 from photoswap.benchmark.painted import room_for, shown_of
 from photoswap.benchmark.tasks import Task, make_task
+from photoswap.guidance import GUIDANCE_OF
 from photoswap.masks import overlaid
 from photoswap.paint_methods import PaintSettings
 from photoswap.painters import PaintResult, paint
 from weights.atomic import atomic
 
-PAINT_GUIDANCE = 2.0  # which suits the miniature's painter: trained on less, it overshoots at the published 5
 SIDE_SHOWN = 256
 
 
@@ -26,7 +26,10 @@ def run_paint_demo(
     start = time.perf_counter()
     task = make_task(seed)
     shown, _ = shown_of(task.newcomers[0].pictures[0].image, task.newcomers[0].pictures[0].mask)
-    room, settings = room_for(task.source.masks[0]), PaintSettings(steps=steps, guidance_scale=PAINT_GUIDANCE)
+    room, settings = (
+        room_for(task.source.masks[0]),
+        PaintSettings(steps=steps, guidance_scale=GUIDANCE_OF["miniature-paint"]),
+    )
     painted = paint(model, task.source.image, room, shown, settings, seed=seed, progress=progress)
     with atomic(out) as place:
         painted_grid(task, room, shown, painted).save(place, format="PNG")

@@ -23,7 +23,7 @@ from photoswap.benchmark.run import ALL, Benchmark
 from photoswap.benchmark.shelf import ConceptShelf
 from photoswap.benchmark.tasks import draw_task
 from photoswap.benchmark.workbench import Workbench
-from photoswap.commands.common import GUIDANCE_OF
+from photoswap.guidance import GUIDANCE_OF
 from photoswap.paint_methods import PaintSettings, Told
 from photoswap.painters import paint
 from train.paint import start_from

@@ -8,14 +8,14 @@ from models.paint_by_example import PaintByExample
 from photoswap.benchmark.judge import find_judge
 from photoswap.benchmark.painted import room_for, shown_of
 from photoswap.benchmark.tasks import draw_task
-from photoswap.demo_paint import PAINT_GUIDANCE
+from photoswap.guidance import GUIDANCE_OF
 from photoswap.paint_methods import PaintSettings
 from photoswap.painters import paint
 from weights.load import load_as
 from weights.published import MINIATURE_PAINTER
 
 TASKS = range(6)
-SETTINGS = PaintSettings(steps=20, guidance_scale=PAINT_GUIDANCE)
+SETTINGS = PaintSettings(steps=20, guidance_scale=GUIDANCE_OF["miniature-paint"])
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from photoswap.commands import arguments as types
 from photoswap.commands.outputs import say
+from photoswap.guidance import GUIDANCE_OF
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +32,6 @@ OF_PAINTERS = (
 UNTIL_THE_END = ExitStack()  # of a command: settings of the process, made once torch is there and put back by `main`
 STEPS, GUIDANCE = 50, 7.5
 TILED = {"auto": None, "always": True, "never": False}
-# trained on less, they overshoot at the scales of the published models
-GUIDANCE_OF = {"miniature": 3.0, "miniature-paint": 2.0}
 
 
 def add_common(

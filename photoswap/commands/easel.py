@@ -4,7 +4,8 @@ import argparse
 from copy import copy
 from typing import TYPE_CHECKING
 
-from photoswap.commands.common import GUIDANCE_OF, load_kind, pick_device
+from photoswap.commands.common import load_kind, pick_device
+from photoswap.guidance import GUIDANCE_OF
 
 if TYPE_CHECKING:
     from photoswap.benchmark.entries import Entry

@@ -35,7 +35,7 @@ from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from photoswap.commands.common import GUIDANCE_OF, load_kind, load_model, put_concepts, read_concepts, seed_for
+from photoswap.commands.common import load_kind, load_model, put_concepts, read_concepts, seed_for
 from photoswap.commands.paint_files import write_painted
 from photoswap.commands.paint_flags import (
     GUIDANCE_BY,
@@ -49,6 +49,7 @@ from photoswap.commands.paint_flags import (
     usual_sampler,
 )
 from photoswap.commands.settings import set_by_name
+from photoswap.guidance import GUIDANCE_OF
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,4 +1,4 @@
-"""Train the small image encoder first: python -m train.paint.tower --data runs/data runs/data-pairs --out runs/tower
+"""Train the small image encoder first: python -m train.paint.tower --data runs/data --out runs/tower
 
 Paint by Example starts from CLIP's image tower, which knows from captioned pictures what things are called. The drawn
 world has no such tower, so one is trained here, from nothing, on its captioned pictures: what it makes of a cut-out
