@@ -44,6 +44,7 @@ picture benchmark-hidden hidden
 python -m photoswap.benchmark.tune_concepts --tasks 4 --out "$work/tune-concepts" --cache "$work/cache"
 evaluate concepts concepts --tasks 12 --methods photoswap --concepts dreambooth dreambooth:tuned lora lora:tuned \
     textual-inversion custom-diffusion custom-diffusion:tuned
+picture benchmark-concepts concepts
 evaluate presets presets --tasks 6 --methods photoswap --concepts dreambooth:sd21 lora:sd21 textual-inversion:sd21 \
     custom-diffusion:sd21
 evaluate painters painters --tasks 32 --methods photoswap painters
