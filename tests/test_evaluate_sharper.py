@@ -1,7 +1,8 @@
-"""photoswap.evaluate_sharper: tasks, intervals and tables; learning and swapping are replaced by something quick."""
+"""photoswap.evaluate_sharper: tasks, intervals and tables; most learn and swap nothing real, to be quick."""
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from tiny_model import tiny_model
 
 from models.images import load_image
 from photoswap import evaluate_sharper as measure
+from photoswap.methods import Photoswap
+from train.config import dreambooth_config
 from train.world import SMALL
 
 
@@ -52,6 +55,19 @@ def test_the_table_pairs_the_subjects():
         "| plain | 15.00 | 0.75 |",
         "| both losses | 16.00 (+1.00; +1.00 to +1.00) | 0.75 (+0.00; +0.00 to +0.00) |",
     ]
+
+
+@pytest.mark.parametrize("option", ["both losses", "token first"])
+def test_a_subject_is_learnt_and_swapped_for_real(option, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure.swap_in, "__defaults__", (Photoswap.scaled(2), False))
+    monkeypatch.setattr(
+        measure, "dreambooth_config", partial(dreambooth_config, batch=1, class_pictures=1, class_steps=1)
+    )
+    found = measure.kept_scores(tiny_model(), 0, option, 1, 4, tmp_path)
+    (scores,) = found["scores"]
+    assert {*scores, "look"} == {*measure.UNITS} and np.isfinite([*scores.values()]).all()
+    assert scores["subject"] > 0 and 0 <= scores["colours"] <= 1 and 0 <= scores["word's mask"] <= 1
+    assert load_image(tmp_path / f"00-{option.replace(' ', '-')}-0.png").size == (128, 128)
 
 
 @pytest.fixture
