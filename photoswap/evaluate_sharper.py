@@ -202,9 +202,9 @@ def _shard(text: str) -> tuple[int, int]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="miniature")
-    parser.add_argument("--subjects", type=int, default=4)
+    parser.add_argument("--subjects", type=int, default=8)
     parser.add_argument("--scenes", type=int, default=2, help="of each subject")
-    parser.add_argument("--steps", type=int, default=100, help="of learning")
+    parser.add_argument("--steps", type=int, default=170, help="of learning")
     parser.add_argument("--options", nargs="+", choices=tuple(OPTIONS), default=list(OPTIONS))
     parser.add_argument("--shard", type=_shard, default=(1, 1), help="which part of the work of how many: 1/2, say")
     parser.add_argument("--out", type=Path, default=Path("runs/sharper"))
