@@ -26,10 +26,8 @@ def run_paint_demo(
     start = time.perf_counter()
     task = make_task(seed)
     shown, _ = shown_of(task.newcomers[0].pictures[0].image, task.newcomers[0].pictures[0].mask)
-    room, settings = (
-        room_for(task.source.masks[0]),
-        PaintSettings(steps=steps, guidance_scale=GUIDANCE_OF["miniature-paint"]),
-    )
+    room = room_for(task.source.masks[0])
+    settings = PaintSettings(steps=steps, guidance_scale=GUIDANCE_OF["miniature-paint"])
     painted = paint(model, task.source.image, room, shown, settings, seed=seed, progress=progress)
     with atomic(out) as place:
         painted_grid(task, room, shown, painted).save(place, format="PNG")

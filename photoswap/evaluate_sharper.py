@@ -86,8 +86,7 @@ def scored_swap(model: StableDiffusion, task: Task, token: str) -> tuple[dict[st
     """The scores of one swap by the model with the concept, and its picture."""
     outcome = score(task, swap_in(model, task, token))
     near, colours = outcome.subject
-    (turn,) = task.turns([f"{token} {task.subject.species}"])
-    found = find_subject(model, task.truth.image, turn.target, token).mask
+    found = find_subject(model, task.truth.image, outcome.swapped.settings["target_prompt"], token).mask
     scores = {"subject": near, "colours": colours, "background": outcome.background}
     scores["word's mask"] = overlap(inside(found), inside(task.truth.mask))
     return scores, outcome.swapped.result

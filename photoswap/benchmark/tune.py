@@ -26,6 +26,7 @@ from photoswap.benchmark.plan import RunPlan
 from photoswap.benchmark.run import Benchmark, clear_earlier
 from photoswap.benchmark.shelf import ConceptShelf
 from photoswap.benchmark.workbench import Workbench
+from photoswap.guidance import GUIDANCE_OF
 from weights.load import load
 
 AIM = "overall_psnr"
@@ -182,7 +183,12 @@ def tuning_parser(about: str | None, known: Sequence[str], what: str) -> argpars
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tasks", type=int, default=4, help="of the development stream")
     parser.add_argument(f"--{what}", nargs="+", choices=known, default=list(known))
-    parser.add_argument("--guidance", type=float, default=3.0, help="of the published settings (default: %(default)s)")
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        default=GUIDANCE_OF["miniature"],
+        help="of the published settings (default: %(default)s)",
+    )
     parser.add_argument("--out", type=Path, default=Path("tuning"), help="where trials are kept")
     parser.add_argument("--cache", type=Path, help="where learnt subjects are kept (default: concepts/ in --out)")
     parser.add_argument("--file", type=Path, default=TUNED_FILE, help="where the answer goes")

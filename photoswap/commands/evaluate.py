@@ -93,7 +93,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=types.whole(1, types.MOST_STEPS), metavar="N", help="of the sampler (default: each method's)"
     )
     group.add_argument(
-        "--guidance", type=types.number(0, 100), metavar="SCALE", help="(default: 7.5; 3.0 for the miniature)"
+        "--guidance",
+        type=types.number(0, 100),
+        metavar="SCALE",
+        help="(default: 7.5; 3 for the miniature, 2 for its painter)",
     )
     group.add_argument(
         "--learning-steps", type=types.whole(1, 1_000_000), metavar="N", help="of each concept (default: the preset's)"
